@@ -1,0 +1,124 @@
+"""One full-batch training step of micrograd's two-moons demonstration on four engines, side by side.
+
+100 points, a 2-16-16-1 network of 337 parameters with relu, hinge loss and L2, as in the demonstration notebook of micrograd.
+All engines start from the same parameters and must report the same losses; their steps alternate, and the median counts.
+
+    python benchmarks/autograd.py
+"""
+import datetime
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from micrograd.nn import MLP
+
+from zerohero.autograd import ScalarMLP, Tensor, Value, two_moons
+from zerohero.data import write_file
+
+SIZES, DECAY, RATE, ROUNDS = [2, 16, 16, 1], 1e-4, 0.1, 7
+MICROGRAD, SCALARS, ARRAYS, PYTORCH = "micrograd 0.1.0", "zerohero.Value", "zerohero.Tensor", f"torch {torch.__version__}"
+
+
+def scalar_step(model, points, labels):
+    """A function that runs one training step of a network of scalars, micrograd's or ours, and returns its loss."""
+    outputs = (lambda point: model(point)) if isinstance(model, MLP) else (lambda point: model(point)[0])
+
+    def step():
+        scores = [outputs(point) for point in points]
+        losses = [(1 + -label * score).relu() for label, score in zip(labels, scores)]
+        loss = sum(losses) * (1.0 / len(losses)) + DECAY * sum(p * p for p in model.parameters())
+        model.zero_grad()
+        loss.backward()
+        for p in model.parameters():
+            p.data -= RATE * p.grad
+        return loss.data
+
+    return step
+
+
+def layer_arrays(model):
+    """For each layer of a ScalarMLP, its weights (inputs, outputs) and biases (outputs,)."""
+    layers = [layer.neurons for layer in model.layers]
+    return [(np.array([[w.data for w in n.weights] for n in layer]).T, np.array([n.bias.data for n in layer])) for layer in layers]
+
+
+def forward(layers, x):
+    for k, (w, b) in enumerate(layers):
+        x = x @ w + b
+        x = x.relu() if k < len(layers) - 1 else x
+    return x
+
+
+def array_step(model, points, labels):
+    layers = [(Tensor(w), Tensor(b)) for w, b in layer_arrays(model)]
+    parameters = [p for layer in layers for p in layer]
+    x, y = Tensor(points), Tensor(np.array(labels)[:, None])
+
+    def step():
+        hinge = (forward(layers, x) * y * -1 + 1).relu().sum() * (1 / len(points))
+        loss = hinge + sum(((p * p).sum() for p in parameters), Tensor(0.0)) * DECAY
+        for p in parameters:
+            p.grad = np.zeros_like(p.data)
+        loss.backward()
+        for p in parameters:
+            p.data = p.data - RATE * p.grad
+        return float(loss.data)
+
+    return step
+
+
+def torch_step(model, points, labels):
+    layers = [[torch.tensor(p, requires_grad=True) for p in layer] for layer in layer_arrays(model)]
+    parameters = [p for layer in layers for p in layer]
+    x, y = torch.tensor(points, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)[:, None]
+
+    def step():
+        loss = (1 - forward(layers, x) * y).relu().mean() + DECAY * sum((p * p).sum() for p in parameters)
+        for p in parameters:
+            p.grad = None
+        loss.backward()
+        with torch.no_grad():
+            for p in parameters:
+                p -= RATE * p.grad
+        return loss.item()
+
+    return step
+
+
+def main():
+    torch.set_num_threads(1)
+    random.seed(1337)  # micrograd draws its weights from the global generator
+    peer, ours = MLP(2, SIZES[1:]), ScalarMLP(SIZES)
+    for p, q in zip(ours.parameters(), peer.parameters(), strict=True):
+        p.data = float(q.data)
+    points, labels = two_moons(rng=random.Random(1))
+    steps = {MICROGRAD: scalar_step(peer, points, labels), ARRAYS: array_step(ours, points, labels),
+             PYTORCH: torch_step(ours, points, labels), SCALARS: scalar_step(ours, points, labels)}
+    times = {engine: [] for engine in steps}
+    for _ in range(ROUNDS):
+        losses = []
+        for engine, step in steps.items():
+            begin = time.perf_counter()
+            losses.append(step())
+            times[engine].append(1000 * (time.perf_counter() - begin))
+        if max(losses) - min(losses) > 1e-9:
+            raise SystemExit(f"The engines disagree on the loss: {dict(zip(steps, losses))}")
+    median = {engine: statistics.median(t) for engine, t in times.items()}
+    rows = [{"engine": engine, "milliseconds": round(median[engine], 3), "ratio": round(median[MICROGRAD] / median[engine], 1)}
+            for engine in (MICROGRAD, SCALARS, ARRAYS, PYTORCH)]
+    record = {"benchmark": "one step of two moons, 100 points, 337 parameters", "date": datetime.date.today().isoformat(),
+              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version(),
+              "rounds": ROUNDS, "rows": rows}
+    for row in rows:
+        print(f"{row['engine']:20} {row['milliseconds']:10.3f} ms per step {row['ratio']:10.1f} x")
+    write_file(Path(__file__).parent.parent / "results" / "autograd.json", json.dumps(record, indent=1).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
