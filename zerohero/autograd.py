@@ -8,58 +8,71 @@ __all__ = ['topological_order', 'draw_graph', 'Value', 'check_gradients', 'weigh
 import math
 import random
 
-# %% ../nbs/01-autograd.ipynb #cf305af5
+# %% ../nbs/01-autograd.ipynb #8d114293
 def topological_order(root) -> list:
-    """All values that `root` was computed from, and `root`, each after its own inputs. No recursion: depth is limited by memory only."""
+    """All values that `root` was computed from, and `root`, each after its own inputs.
+    No recursion: depth is limited by memory only."""
     order, seen, stack = [], set(), [root]
     while stack:
         value = stack.pop()
-        if value is None:  # the marker that the value below it has had all its inputs listed
+        # the marker that the value below it has had all its inputs listed
+        if value is None:
             order.append(stack.pop())
         elif value not in seen:
             seen.add(value)
             stack += [value, None, *value.inputs]
     return order
 
-# %% ../nbs/01-autograd.ipynb #0610e877
+# %% ../nbs/01-autograd.ipynb #8c9de185
 def draw_graph(root, title: str = ""):
-    """The computation of `root` as a matplotlib figure, from left to right: each value with its label, operation, data and gradient."""
+    """The computation of `root` as a matplotlib figure, from left to right: each value
+    with its label, operation, data and gradient."""
     import matplotlib.pyplot as plt
     import networkx as nx
+
     order = topological_order(root)
     if len(order) > 60:
-        raise ValueError(f"A graph of {len(order)} values is too large to read; draw one of at most 60.")
+        raise ValueError(f"A graph of {len(order)} values is too large; draw at most 60.")
     backward = nx.DiGraph((value, i) for value in order for i in value.inputs)
     backward.add_nodes_from(order)
     columns, height = list(nx.topological_generations(backward)), {}
-    for column in columns:  # from the result to the inputs; a value stands level with the results it goes into
-        column.sort(key=lambda v: sum(height[u] for u in backward.predecessors(v)) / max(1, backward.in_degree(v)), reverse=True)
+    # from the result to the inputs; a value stands level with the results it goes into
+    for column in columns:
+        users = {v: [height[u] for u in backward.predecessors(v)] for v in column}
+        column.sort(key=lambda v: -sum(users[v]) / max(1, len(users[v])))
         height.update({v: (len(column) - 1) / 2 - k for k, v in enumerate(column)})
     tallest = max(map(len, columns))
-    fig, ax = plt.subplots(figsize=(6.4, max(1.2, 0.62 * tallest + 0.5)), dpi=160, layout="constrained")
+    size = 6.4, max(1.2, 0.62 * tallest + 0.5)
+    fig, ax = plt.subplots(figsize=size, dpi=160, layout="constrained")
     spot = {v: (-x, height[v]) for x, column in enumerate(columns) for v in column}
-    size = min(8, 42 / len(columns))
+    points = min(8, 42 / len(columns))
+    text = {"ha": "center", "va": "center", "fontsize": points}
+    box = {"boxstyle": "round", "facecolor": "white"}
+    arrow = {"arrowstyle": "->", "color": "#767676"}
+    arrow |= {"shrinkA": 4.5 * points, "shrinkB": 4 * points}
     for v in order:
         head = " = ".join(filter(None, (v.label, v.op))) or "·"
-        ax.text(*spot[v], f"{head}\ndata {v.data:.4g}\ngrad {v.grad:.4g}", ha="center", va="center", fontsize=size,
-                bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#0072B2" if v.inputs else "#D55E00"})
+        lines = f"{head}\ndata {v.data:.4g}\ngrad {v.grad:.4g}"
+        colour = {"edgecolor": "#0072B2" if v.inputs else "#D55E00"}
+        ax.text(*spot[v], lines, bbox=box | colour, **text)
         for i in v.inputs:
-            ax.annotate("", spot[v], spot[i], zorder=0, arrowprops={"arrowstyle": "->", "color": "#767676", "shrinkA": 4.5 * size, "shrinkB": 4 * size})
+            ax.annotate("", spot[v], spot[i], zorder=0, arrowprops=arrow)
     ax.set(xlim=(0.5 - len(columns), 0.5), ylim=(-tallest / 2 - 0.1, tallest / 2 + 0.1))
     ax.set_title(title, loc="left", fontsize=11)
     ax.axis("off")
-    fig.add_artist(plt.Rectangle((0, 0), 1, 1, alpha=0))  # keeps the full width when Jupyter crops
+    fig.add_artist(plt.Rectangle((0, 0), 1, 1, alpha=0))  # so that nothing is cropped
     plt.close(fig)
     return fig
 
-# %% ../nbs/01-autograd.ipynb #486b2a48
+# %% ../nbs/01-autograd.ipynb #6be81c1d
 def _real(x) -> float:
     if isinstance(x, (str, bytes)):
         raise TypeError(f"A Value holds a real number, not {x!r}.")
     try:
         return float(x)
     except TypeError:
-        raise TypeError(f"A Value holds a real number, not {type(x).__name__}.") from None
+        kind = type(x).__name__
+        raise TypeError(f"A Value holds a real number, not {kind}.") from None
 
 
 def _exp(x: float) -> float:
@@ -71,72 +84,79 @@ def _exp(x: float) -> float:
 
 def _power(x: float, k: float) -> float:
     if x == 0 and k < 0:
-        raise ZeroDivisionError(f"0 ** {k:g}: a power of zero needs an exponent of at least 0, and its slope one of 0 or at least 1.")
+        raise ZeroDivisionError(
+            f"0 ** {k:g}: a power of zero needs an exponent of at least 0, and its "
+            "slope one of 0 or at least 1."
+        )
     try:
         y = x**k
     except OverflowError:
         return -math.inf if x < 0 and k % 2 == 1 else math.inf
     if isinstance(y, complex):
-        raise ValueError(f"{x:g} ** {k:g} is not a real number; a negative base needs a whole exponent.")
+        raise ValueError(f"{x:g} ** {k:g} is not real; the exponent must be whole.")
     return y
 
-# %% ../nbs/01-autograd.ipynb #dab5b239
+# %% ../nbs/01-autograd.ipynb #681252ce
 class Value:
     """A number that remembers how it was computed.
 
-    Arithmetic on values (`+ - * / **`, also with plain numbers, and the methods below) gives new values; `backward()` on a result
-    then fills the `grad` of every value it depends on with the derivative of the result with respect to that value.
-    After Karpathy's micrograd, without its recursion and with slopes in place of closures.
+    Arithmetic on values (`+ - * / **`, also with plain numbers, and the methods below)
+    gives new values; `backward()` on a result then fills the `grad` of every value it
+    depends on with the derivative of the result with respect to that value. After
+    Karpathy's micrograd, without its recursion and with slopes in place of closures.
 
-    Raises `TypeError` for anything but a real number, `ZeroDivisionError` and `ValueError` where mathematics has no answer;
-    results too large for a float are infinite and NaN is passed on, as in PyTorch."""
+    Raises `TypeError` for anything but a real number, `ZeroDivisionError` and
+    `ValueError` where mathematics has no answer; results too large for a float are
+    infinite and NaN is passed on, as in PyTorch."""
 
     __slots__ = ("data", "grad", "label", "inputs", "slopes", "op")
     __array_ufunc__ = None  # makes numpy's numbers leave `number * value` to us
 
-    def __init__(self, data, label: str = "", inputs: tuple = (), slopes: tuple = (), op: str = ""):
+    def __init__(self, data, inputs=(), slopes=(), op="", label=""):
         self.data = data if type(data) is float else _real(data)
         self.grad = 0.0
-        self.label = label
         self.inputs = inputs  # the values this one was computed from
         self.slopes = slopes  # the derivative of this one with respect to each of them
         self.op = op
+        self.label = label
 
     def __repr__(self):
         return f"Value({self.data:g}, grad={self.grad:g})"
 
     def __add__(self, other):
-        if not isinstance(other, Value):
-            other = Value(other)
-        return Value(self.data + other.data, "", (self, other), (1.0, 1.0), "+")
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0), "+")
 
     def __sub__(self, other):
-        if not isinstance(other, Value):
-            other = Value(other)
-        return Value(self.data - other.data, "", (self, other), (1.0, -1.0), "-")
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data - other.data, (self, other), (1.0, -1.0), "-")
 
     def __mul__(self, other):
-        if not isinstance(other, Value):
-            other = Value(other)
-        return Value(self.data * other.data, "", (self, other), (other.data, self.data), "*")
+        other = other if isinstance(other, Value) else Value(other)
+        x, y = self.data, other.data
+        return Value(x * y, (self, other), (y, x), "*")
 
     def __truediv__(self, other):
-        if not isinstance(other, Value):
-            other = Value(other)
-        if other.data == 0:
-            raise ZeroDivisionError(f"{self.data:g} / 0: a Value cannot be divided by zero.")
-        quotient = self.data / other.data
-        return Value(quotient, "", (self, other), (1.0 / other.data, -quotient / other.data), "/")
+        other = other if isinstance(other, Value) else Value(other)
+        x, y = self.data, other.data
+        if y == 0:
+            raise ZeroDivisionError(f"{x:g} / 0: a Value cannot be divided by zero.")
+        return Value(x / y, (self, other), (1.0 / y, -x / y / y), "/")
 
     def __pow__(self, k):
         x = self.data
         if not isinstance(k, Value):
             k = _real(k)
-            return Value(_power(x, k), "", (self,), (k * _power(x, k - 1) if k else 0.0,), f"**{k:g}")
+            slope = k * _power(x, k - 1) if k else 0.0
+            return Value(_power(x, k), (self,), (slope,), f"**{k:g}")
         if x <= 0:
-            raise ValueError(f"{x:g} ** Value: the slope with respect to the exponent needs a positive base; is the exponent a constant?")
+            raise ValueError(
+                f"{x:g} ** Value: the slope with respect to the exponent needs a "
+                "positive base; is the exponent a constant?"
+            )
         y = _power(x, k.data)
-        return Value(y, "", (self, k), (k.data * _power(x, k.data - 1), y * math.log(x)), "**")
+        slopes = k.data * _power(x, k.data - 1), y * math.log(x)
+        return Value(y, (self, k), slopes, "**")
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -150,32 +170,34 @@ class Value:
         return Value(other) ** self
 
     def __neg__(self):
-        return Value(-self.data, "", (self,), (-1.0,), "neg")
+        return Value(-self.data, (self,), (-1.0,), "neg")
 
     def relu(self):
-        dead = self.data <= 0
-        return Value(0.0 if dead else self.data, "", (self,), (0.0 if dead else 1.0,), "relu")
+        slope = 0.0 if self.data <= 0 else 1.0
+        return Value(self.data if slope else 0.0, (self,), (slope,), "relu")
 
     def tanh(self):
-        t = math.tanh(self.data)
-        return Value(t, "", (self,), (1.0 - t * t,), "tanh")
+        y = math.tanh(self.data)
+        return Value(y, (self,), (1.0 - y * y,), "tanh")
 
     def exp(self):
         y = _exp(self.data)
-        return Value(y, "", (self,), (y,), "exp")
+        return Value(y, (self,), (y,), "exp")
 
     def log(self):
-        if self.data <= 0:
-            raise ValueError(f"log({self.data:g}): the logarithm needs a positive number.")
-        return Value(math.log(self.data), "", (self,), (1.0 / self.data,), "log")
+        x = self.data
+        if x <= 0:
+            raise ValueError(f"log({x:g}): the logarithm needs a positive number.")
+        return Value(math.log(x), (self,), (1.0 / x,), "log")
 
     def sigmoid(self):
         small = _exp(-abs(self.data))  # never overflows
-        y = (1.0 if self.data >= 0 else small) / (1.0 + small) if self.data == self.data else math.nan
-        return Value(y, "", (self,), (small / (1.0 + small) ** 2,), "sigmoid")
+        y = (small if self.data < 0 else 1.0) / (1.0 + small)
+        return Value(y, (self,), (small / (1.0 + small) ** 2,), "sigmoid")
 
     def backward(self) -> None:
-        """Adds the derivative of this value to the `grad` of every input; values computed in between start from zero."""
+        """Adds the derivative of this value to the `grad` of every input; values
+        computed in between start from zero."""
         order = topological_order(self)
         for value in order:
             if value.inputs:
@@ -186,34 +208,43 @@ class Value:
             for i, slope in zip(value.inputs, value.slopes):
                 i.grad += slope * grad
 
-# %% ../nbs/01-autograd.ipynb #5ac01525
+# %% ../nbs/01-autograd.ipynb #9ffd3e1d
 def check_gradients(f, *inputs: float, step: float = 1e-5) -> float:
-    """The largest difference between `f`'s gradients by `backward()` and by central differences, relative to the slope where that exceeds 1.
+    """The largest difference between `f`'s gradients by `backward()` and by central
+    differences, relative to the slope where that exceeds 1.
 
-    `f` takes one Value per input and returns a Value. Expect about 1e-9; near a kink or a pole the numerical slope is the wrong one."""
+    `f` takes one Value per input and returns a Value. Expect about 1e-9; near a kink or
+    a pole the numerical slope is the wrong one."""
     values = [Value(x) for x in inputs]
     f(*values).backward()
     worst = 0.0
     for i, value in enumerate(values):
-        up, down = ([Value(x + sign * step * (i == j)) for j, x in enumerate(inputs)] for sign in (1, -1))
+        up, down = ([Value(x) for x in inputs] for _ in range(2))
+        up[i].data += step
+        down[i].data -= step
         numeric = (f(*up).data - f(*down).data) / (2 * step)
         worst = max(worst, abs(value.grad - numeric) / max(1.0, abs(numeric)))
     return worst
 
-# %% ../nbs/01-autograd.ipynb #7b40794c
+# %% ../nbs/01-autograd.ipynb #d01252d1
 def weighted_sum(weights: list[Value], inputs: list[Value], bias: Value) -> Value:
     """The sum of `weights[i] * inputs[i]`, plus `bias`, as a single operation."""
     w = [v.data for v in weights]
     x = [v.data for v in inputs]
-    return Value(math.fsum([p * q for p, q in zip(w, x)] + [bias.data]), "", (*weights, *inputs, bias), (*x, *w, 1.0), "w·x+b")
+    total = math.fsum([p * q for p, q in zip(w, x)] + [bias.data])
+    return Value(total, (*weights, *inputs, bias), (*x, *w, 1.0), "w·x+b")
 
-# %% ../nbs/01-autograd.ipynb #e61ba3fd
+# %% ../nbs/01-autograd.ipynb #fbd56083
 class Neuron:
-    """A weighted sum of `n_inputs` and a bias, followed by `activation`: "relu", "tanh" or None."""
+    """A weighted sum of `n_inputs` and a bias, followed by `activation`: "relu", "tanh"
+    or None. The weights are drawn from `rng`, a random.Random."""
 
-    def __init__(self, n_inputs: int, activation: str | None = "relu", rng: random.Random | None = None):
+    def __init__(self, n_inputs: int, activation: str | None = "relu", rng=None):
         if n_inputs < 1 or activation not in ("relu", "tanh", None):
-            raise ValueError(f"A neuron needs at least one input and 'relu', 'tanh' or None, not {n_inputs} and {activation!r}.")
+            raise ValueError(
+                "A neuron needs at least one input and 'relu', 'tanh' or None, not "
+                f"{n_inputs} and {activation!r}."
+            )
         rng = rng or random.Random()
         self.weights = [Value(rng.gauss(0, n_inputs**-0.5)) for _ in range(n_inputs)]
         self.bias = Value(0.0)
@@ -221,7 +252,8 @@ class Neuron:
 
     def __call__(self, inputs: list[Value]) -> Value:
         if len(inputs) != len(self.weights):
-            raise ValueError(f"This neuron takes {len(self.weights)} inputs, not {len(inputs)}.")
+            n = len(self.weights)
+            raise ValueError(f"This neuron takes {n} inputs, not {len(inputs)}.")
         out = weighted_sum(self.weights, inputs, self.bias)
         return getattr(out, self.activation)() if self.activation else out
 
@@ -232,7 +264,7 @@ class Neuron:
 class Layer:
     """`n_outputs` neurons that see the same inputs."""
 
-    def __init__(self, n_inputs: int, n_outputs: int, activation: str | None = "relu", rng: random.Random | None = None):
+    def __init__(self, n_inputs: int, n_outputs: int, activation="relu", rng=None):
         self.neurons = [Neuron(n_inputs, activation, rng) for _ in range(n_outputs)]
 
     def __call__(self, inputs: list[Value]) -> list[Value]:
@@ -243,12 +275,13 @@ class Layer:
 
 
 class ScalarMLP:
-    """A multilayer perceptron of scalars: `sizes` such as [2, 16, 16, 1], `activation` after every layer but the last."""
+    """A multilayer perceptron of scalars: `sizes` such as [2, 16, 16, 1], `activation`
+    after every layer but the last."""
 
-    def __init__(self, sizes: list[int], activation: str = "relu", rng: random.Random | None = None):
+    def __init__(self, sizes: list[int], activation: str = "relu", rng=None):
         rng = rng or random.Random()
-        last = len(sizes) - 2
-        self.layers = [Layer(i, o, activation if k < last else None, rng) for k, (i, o) in enumerate(zip(sizes, sizes[1:]))]
+        activations = [activation] * (len(sizes) - 2) + [None]
+        self.layers = [Layer(*each, rng) for each in zip(sizes, sizes[1:], activations)]
 
     def __call__(self, inputs) -> list[Value]:
         """The outputs for one example, a sequence of numbers or values."""
@@ -264,9 +297,12 @@ class ScalarMLP:
         for p in self.parameters():
             p.grad = 0.0
 
-# %% ../nbs/01-autograd.ipynb #d6541642
-def two_moons(n: int = 100, noise: float = 0.1, rng: random.Random | None = None) -> tuple[list[list[float]], list[int]]:
-    """`n` points on two interleaved half circles of radius 1, blurred by Gaussian `noise`; labels +1 (upper) and -1 (lower)."""
+# %% ../nbs/01-autograd.ipynb #4a4b060b
+def two_moons(
+    n: int = 100, noise: float = 0.1, rng: random.Random | None = None
+) -> tuple[list[list[float]], list[int]]:
+    """`n` points on two interleaved half circles of radius 1, blurred by Gaussian
+    `noise`; labels +1 (upper) and -1 (lower)."""
     rng = rng or random.Random()
     points, labels = [], []
     for k in range(n):
@@ -278,22 +314,25 @@ def two_moons(n: int = 100, noise: float = 0.1, rng: random.Random | None = None
         labels.append(-1 if k % 2 else 1)
     return points, labels
 
-# %% ../nbs/01-autograd.ipynb #de515480
+# %% ../nbs/01-autograd.ipynb #57be4ffc
 def _fit(gradient, shape):
     """Sums `gradient` over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
-    return gradient.sum(axis=tuple(k for k, size in enumerate(shape) if size == 1), keepdims=True)
+    stretched = tuple(k for k, size in enumerate(shape) if size == 1)
+    return gradient.sum(axis=stretched, keepdims=True)
 
 
 class Tensor:
-    """A numpy array that remembers how it was computed: the idea of `Value` with one node per array operation."""
+    """A numpy array that remembers how it was computed: the idea of `Value` with one
+    node per array operation."""
 
     def __init__(self, data, inputs: tuple = (), pullbacks: tuple = ()):
         import numpy as np  # here, so that `Value` is at hand without waiting for numpy
+
         self.data = np.asarray(data, dtype=float)
         self.grad = np.zeros_like(self.data)
         self.inputs = inputs
-        self.pullbacks = pullbacks  # for each input, a function from this tensor's gradient to its share for that input
+        self.pullbacks = pullbacks  # from this gradient to the share of each input
 
     def __add__(self, other):
         other = other if isinstance(other, Tensor) else Tensor(other)
@@ -301,19 +340,23 @@ class Tensor:
 
     def __mul__(self, other):
         other = other if isinstance(other, Tensor) else Tensor(other)
-        return Tensor(self.data * other.data, (self, other), (lambda g: g * other.data, lambda g: g * self.data))
+        x, y = self.data, other.data
+        return Tensor(x * y, (self, other), (lambda g: g * y, lambda g: g * x))
 
     def __matmul__(self, other):
-        return Tensor(self.data @ other.data, (self, other), (lambda g: g @ other.data.T, lambda g: self.data.T @ g))
+        x, y = self.data, other.data
+        return Tensor(x @ y, (self, other), (lambda g: g @ y.T, lambda g: x.T @ g))
 
     def relu(self):
-        return Tensor(self.data * (self.data > 0), (self,), (lambda g: g * (self.data > 0),))
+        positive = self.data > 0
+        return Tensor(self.data * positive, (self,), (lambda g: g * positive,))
 
     def sum(self):
         return Tensor(self.data.sum(), (self,), (lambda g: g + 0 * self.data,))
 
     def backward(self) -> None:
-        """Adds the derivative of this tensor's sum to the `grad` of every tensor it was computed from."""
+        """Adds the derivative of this tensor's sum to the `grad` of every tensor it was
+        computed from."""
         order = topological_order(self)
         for tensor in order:
             if tensor.inputs:

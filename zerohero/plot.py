@@ -4,69 +4,111 @@
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'GREY', 'COLOURS', 'WIDTH', 'figure', 'bars', 'histograms', 'loss_curve', 'heatmap',
            'attention_map', 'decision_map', 'thumbnail']
 
-# %% ../nbs/90-plot.ipynb #afa1a092
+# %% ../nbs/90-plot.ipynb #3920d5f4
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-BLUE, ORANGE, GREEN, PINK, GREY = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676")
+BLUE, ORANGE, GREEN, PINK, GREY = COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#767676",
+)
 _DIVERGING = LinearSegmentedColormap.from_list("orange-blue", [ORANGE, "white", BLUE])
 WIDTH = 6.4  # inches; every figure is this wide, so text has one size on the page
 
 _STYLE = {
-    "figure.dpi": 160, "figure.facecolor": "white", "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
-    "legend.frameon": False, "axes.prop_cycle": plt.cycler(color=COLOURS), "image.cmap": "Blues",
+    "figure.dpi": 160,
+    "figure.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "image.cmap": "Blues",
 }
 
-# %% ../nbs/90-plot.ipynb #e81a75aa
+# %% ../nbs/90-plot.ipynb #3c18fc55
 def figure(draw, height=3.0, ncols=1, **labels):
-    """A figure of the house width, `height` inches tall, with `draw(ax)` (or `draw(axes)` for several columns) run on it.
+    """A figure of the house width, `height` inches tall, with `draw(ax)` (or
+    `draw(axes)` for several columns) run on it.
 
     `labels` are set on every axis: `title`, `xlabel`, `ylabel`, `xscale`, ..."""
     with plt.rc_context(_STYLE):
-        fig, axes = plt.subplots(1, ncols, figsize=(WIDTH, height), layout="constrained")
+        fig, axes = plt.subplots(
+            1, ncols, figsize=(WIDTH, height), layout="constrained"
+        )
         draw(axes)
         for ax in np.atleast_1d(axes):
             ax.set(**labels)
-        # Jupyter crops figures to their ink; this invisible frame keeps every figure, and so its text, at one scale
+        # Jupyter crops figures to their ink; this invisible frame keeps every figure,
+        # and so its text, at one scale
         fig.add_artist(plt.Rectangle((0, 0), 1, 1, alpha=0))
-        plt.close(fig)  # the caller shows it by returning it; an open figure would appear twice
+        # the caller shows it by returning it; an open figure would appear twice
+        plt.close(fig)
     return fig
 
-# %% ../nbs/90-plot.ipynb #18cbdbec
+# %% ../nbs/90-plot.ipynb #a9b99c7e
 def bars(labels, values, *, highlight=(), height=2.6, **axis):
     """One bar per label; the labels named in `highlight` are orange."""
+
     def draw(ax):
-        ax.bar(range(len(values)), values, color=[ORANGE if label in highlight else BLUE for label in labels])
+        ax.bar(
+            range(len(values)),
+            values,
+            color=[ORANGE if label in highlight else BLUE for label in labels],
+        )
         ax.set_xticks(range(len(labels)), labels)
         ax.grid(axis="x", visible=False)
+
     return figure(draw, height, **axis)
 
-# %% ../nbs/90-plot.ipynb #6b590721
+# %% ../nbs/90-plot.ipynb #4af7f44f
 def histograms(groups, *, bins=50, height=2.8, **axis):
     """Overlaid densities of `groups`, a dict from label to values."""
+
     def draw(ax):
         for label, values in groups.items():
-            ax.hist(np.ravel(values), bins=bins, density=True, histtype="step", linewidth=1.6, label=label)
+            ax.hist(
+                np.ravel(values),
+                bins=bins,
+                density=True,
+                histtype="step",
+                linewidth=1.6,
+                label=label,
+            )
         if len(groups) > 1:
             ax.legend()
+
     return figure(draw, height, ylabel="density", **axis)
 
-# %% ../nbs/90-plot.ipynb #55af02e3
+# %% ../nbs/90-plot.ipynb #6f2f6017
 def loss_curve(runs, *, height=2.8, xlabel="step", ylabel="loss (nats)", **axis):
     """`runs` maps a label to losses, or to a pair (steps, losses)."""
+
     def draw(ax):
         for label, run in runs.items():
-            ax.plot(*(run if isinstance(run, tuple) else (run,)), label=label, linewidth=1.6)
+            ax.plot(
+                *(run if isinstance(run, tuple) else (run,)), label=label, linewidth=1.6
+            )
         if len(runs) > 1:
             ax.legend()
+
     return figure(draw, height, xlabel=xlabel, ylabel=ylabel, **axis)
 
-# %% ../nbs/90-plot.ipynb #54ff248b
+# %% ../nbs/90-plot.ipynb #002c0c86
 def heatmap(table, rows, columns, *, text=None, height=None, **axis):
-    """A table as shades of blue. `text` (rows, columns) of strings is written into the cells."""
+    """A table as shades of blue. `text` (rows, columns) of strings is written into the
+    cells."""
     table = np.asarray(table)
+
     def draw(ax):
         ax.imshow(table, aspect="equal")
         ax.set_xticks(range(len(columns)), columns)
@@ -77,36 +119,69 @@ def heatmap(table, rows, columns, *, text=None, height=None, **axis):
             dark = table > (table.min() + table.max()) / 2
             size = min(9, 100 / table.shape[1])
             for i, j in np.ndindex(table.shape):
-                ax.text(j, i, text[i][j], ha="center", va="center", fontsize=size, color="white" if dark[i, j] else "black")
+                ax.text(
+                    j,
+                    i,
+                    text[i][j],
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color="white" if dark[i, j] else "black",
+                )
+
     return figure(draw, height or WIDTH * table.shape[0] / table.shape[1], **axis)
 
-# %% ../nbs/90-plot.ipynb #142d1f7f
+# %% ../nbs/90-plot.ipynb #509c64be
 def attention_map(weights, words, *, height=3.6, **axis):
-    """The (T, T) attention `weights` of the `words`: each row is a query, each column a key."""
+    """The (T, T) attention `weights` of the `words`: each row is a query, each column a
+    key."""
     text = [[f"{w:.2f}" for w in row] for row in weights] if len(words) <= 10 else None
-    return heatmap(weights, words, words, text=text, height=height, xlabel="looks at", ylabel="word", **axis)
+    return heatmap(
+        weights,
+        words,
+        words,
+        text=text,
+        height=height,
+        xlabel="looks at",
+        ylabel="word",
+        **axis,
+    )
 
-# %% ../nbs/90-plot.ipynb #2bab2a6f
+# %% ../nbs/90-plot.ipynb #c451f915
 def decision_map(score, points, labels, *, height=3.4, **axis):
-    """Colours the plane by `score(grid) -> (n,)`, with positive scores blue and negative orange.
+    """Colours the plane by `score(grid) -> (n,)`, with positive scores blue and
+    negative orange.
 
     `points` is (n, 2), `labels` holds +1 and -1."""
     points, labels = np.asarray(points), np.asarray(labels)
     (left, bottom), (right, top) = points.min(0) - 0.4, points.max(0) + 0.4
     x, y = np.meshgrid(np.linspace(left, right, 60), np.linspace(bottom, top, 60))
     z = np.asarray(score(np.stack([x.ravel(), y.ravel()], 1))).reshape(x.shape)
+
     def draw(ax):
         limit = np.abs(z).max() or 1
-        ax.contourf(x, y, z, levels=np.linspace(-limit, limit, 21), cmap=_DIVERGING, alpha=0.45)
+        ax.contourf(
+            x, y, z, levels=np.linspace(-limit, limit, 21), cmap=_DIVERGING, alpha=0.45
+        )
         if z.min() < 0 < z.max():
             ax.contour(x, y, z, levels=[0], colors="black", linewidths=1.2)
         for sign, marker, colour in ((-1, "s", ORANGE), (1, "o", BLUE)):
-            ax.scatter(*points[labels == sign].T, s=18, marker=marker, color=colour, edgecolor="white", linewidth=0.5, label=f"{sign:+d}")
+            ax.scatter(
+                *points[labels == sign].T,
+                s=18,
+                marker=marker,
+                color=colour,
+                edgecolor="white",
+                linewidth=0.5,
+                label=f"{sign:+d}",
+            )
         ax.legend(title="label", loc="upper right")
+
     return figure(draw, height, **axis)
 
-# %% ../nbs/90-plot.ipynb #58257248
+# %% ../nbs/90-plot.ipynb #af56c9cb
 def thumbnail(fig, path):
-    """Saves `fig` as the PNG at `path` and returns it, so that a cell can draw, save and show in one line."""
+    """Saves `fig` as the PNG at `path` and returns it, so that a cell can draw, save
+    and show in one line."""
     fig.savefig(path, dpi=120, metadata={"Software": None})
     return fig

@@ -1,0 +1,74 @@
+# Written for GNU make 3.81 and newer, with sh or Windows' cmd as its shell: a recipe is one plain command,
+# and whatever needs more than that is a Python script in tools/.
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+VENV := .venv/Scripts
+else
+PYTHON ?= $(or $(shell command -v python3 || command -v python),$(error no Python found; install 3.10 or newer, or name one: make PYTHON=/path/to/python book))
+VENV := .venv/bin
+endif
+RUN := "$(VENV)/python"
+READY := .venv/installed
+
+define HELP
+make book          set up, fetch the data, run stale chapters, render the pages into _site
+make test          run every test: the chapters' own, then the project's
+make execute       run the chapters whose saved outputs are out of date
+make execute-slow  the same, with the cells that take minutes
+make render        render the pages into _site, without running anything
+make serve         render, then show the pages in a browser on this machine
+make bench         run every benchmark and record its results
+make lint          check the style of notebooks, tests and tools
+make clean         remove what was rendered, built or cached here (the environment .venv stays)
+make help          this list
+endef
+
+export PYTHONUTF8 := 1
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: book test execute execute-slow render serve bench lint clean help data export
+
+help:
+	$(info $(HELP))
+	@cd .
+
+book: execute render
+	@echo The book is in _site. To read it: make serve
+
+test: export OMP_NUM_THREADS := 1
+test: data
+	$(RUN) -m pytest tests/test_book.py -k in_sync
+	"$(VENV)/nbdev_test" --n_workers 2
+	$(RUN) -m pytest
+
+execute: data export
+	$(RUN) tools/execute.py
+
+execute-slow: data export
+	$(RUN) tools/execute.py --flags slow
+
+render: $(READY)
+	$(RUN) tools/site.py
+
+serve: $(READY)
+	$(RUN) tools/site.py --serve
+
+bench: $(patsubst benchmarks/%.py,bench-%,$(sort $(wildcard benchmarks/*.py)))
+
+bench-%: data
+	$(RUN) benchmarks/$*.py
+
+lint: $(READY)
+	$(RUN) -m ruff check
+
+clean:
+	$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(path, ignore_errors=True) for name in '_site _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis [!.]*/__pycache__ nbs/.ipynb_checkpoints'.split() for path in pathlib.Path('.').glob(name)]"
+
+data: $(READY)
+	$(RUN) -m zerohero.data
+
+export: $(READY)
+	"$(VENV)/nbdev_export"
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) tools/venv.py
