@@ -156,7 +156,8 @@ def outputs_presentable(book, notebook):
     faults = []
     for cell in notebook.code:
         for output in cell["outputs"]:
-            text = execute.joined(output.get("text", "")) + "".join(execute.joined(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+            texts = [output.get("text", ""), *(value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))]
+            text = "".join(map(execute.joined, texts))
             if output["output_type"] == "error":
                 faults.append(f"{notebook.place(cell)} shows an error, {output['ename']}; catch it and show what the reader should see")
             elif output.get("name") == "stderr":
@@ -299,7 +300,8 @@ def modules_in_sync(book, scratch):
         return [f"nbdev_export fails: {done.stderr.strip()}"]
     made = {path.name: path.read_text(encoding="utf-8") for path in scratch.glob("zerohero/*.py")}
     here = {path.name: path.read_text(encoding="utf-8") for path in book.root.glob("zerohero/*.py")}
-    return [f"zerohero/{name} differs from what its notebook exports; run nbdev_export" for name in sorted(made.keys() | here) if made.get(name) != here.get(name)]
+    return [f"zerohero/{name} differs from what its notebook exports; run nbdev_export"
+            for name in sorted(made.keys() | here) if made.get(name) != here.get(name)]
 
 
 IMPORT_ALL = """
@@ -347,7 +349,8 @@ def nothing_unfinished(book):
         if b"\0" in content or path.name == "requirements.lock":
             continue
         text = "\n".join(cell["source"] for cell in Notebook(path).cells) if path.suffix == ".ipynb" else content.decode()
-        faults += [f"{path.relative_to(book.root).as_posix()}, line {text[:found.start()].count(chr(10)) + 1}: {found[0]!r}" for found in UNFINISHED.finditer(text)]
+        name = path.relative_to(book.root).as_posix()
+        faults += [f"{name}, line {text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}" for found in UNFINISHED.finditer(text)]
     return faults
 
 
@@ -443,17 +446,17 @@ def cell(kind, source, *outputs, **metadata):
     return {"cell_type": kind, "source": source, "metadata": metadata, **extra}
 
 
-def write_chapter(root, stem, imports, function, prose):
-    name = stem.partition("-")[2]
+def write_chapter(root, stem, exported, prose):
+    name, function = stem.partition("-")[2], re.search(r"def (\w+)", exported)[1]
     figure = {"output_type": "display_data", "metadata": {}, "data": {"image/png": PNG, "text/plain": ["<Figure>"]}}
     cells = [
         cell("raw", FRONT.format(name)),
         cell("markdown", prose),
         cell("code", f"#| default_exp {name}"),
-        cell("code", f'#| export\n{imports}\n\n\ndef {function}(x: float) -> float:\n    """The {function} of `x`."""\n    return x'.replace("export\n\n\n\n", "export\n")),
+        cell("code", f"#| export\n{exported}"),
         cell("code", f'#| fig-alt: "A dot."\n{function}(1)', figure),
         *(cell("markdown", f"## {title}\n\nWords.") for title in CLOSING[:4]),
-        cell("code", f'#| code-fold: true\n#| code-summary: "Answer"\nassert {function}(2) == 2', jupyter={"source_hidden": True}),
+        cell("code", f'#| code-fold: true\n#| code-summary: "Answer"\nassert {function}(2) > 0', jupyter={"source_hidden": True}),
         *(cell("markdown", f"## {title}\n\nWords.") for title in CLOSING[4:]),
     ]
     save(root, stem, execute.clean({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
@@ -477,16 +480,16 @@ def sound_book(tmp_path_factory):
     for name in ("settings.ini", "pyproject.toml", "ruff.toml", "Makefile", "requirements.lock", "zerohero/__init__.py"):
         shutil.copyfile(ROOT / name, root / name)
     (root / "nbs/images/dot.png").write_bytes(base64.b64decode(PNG))
-    write_chapter(root, "00-autograd", "import math", "slope", "See [the other](01-beta.ipynb#the-sum-of-x) and ![a dot](images/dot.png).")
-    write_chapter(root, "01-beta", "from zerohero.autograd import slope", "double", "## The *sum* of `x`\n\nBack to [the first](00-autograd.ipynb).")
-    write_chapter(root, "90-plot", "", "frame", "Pictures.")
+    write_chapter(root, "00-autograd", 'import math\n\n\ndef size(x):\n    """How large `x` is."""\n    return math.fabs(x)',
+                  "See [the other](01-beta.ipynb#the-sum-of-x) and ![a dot](images/dot.png).")
+    write_chapter(root, "01-beta", 'from zerohero.autograd import size\n\n\ndef double(x):\n    """Twice `x`."""\n    return 2 * size(x)',
+                  "## The *sum* of `x`\n\nBack to [the first](00-autograd.ipynb).")
+    write_chapter(root, "90-plot", 'def frame(x):\n    """A frame around `x`."""\n    return [x]', "Pictures.")
     names = [f"nbs/{path.name}" for path in sorted(root.glob("nbs/*.ipynb"))]
     for name in ("index.qmd", "README.md"):
         (root / name).write_text("# Book\n\n" + "\n".join(f"[a chapter]({path})" for path in names) + "\n")
     (root / "_quarto.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": names}}}))
     subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"], check=True, cwd=root)
-    for module in root.glob("zerohero/[!_]*.py"):
-        module.write_text(module.read_text().replace("import math", "import math  # used below").replace("import math  # used below", "import math"))
     stamp(root)
     return root
 
@@ -495,3 +498,133 @@ def sound_book(tmp_path_factory):
 def test_rule_accepts_a_sound_book(rule, sound_book, tmp_path):
     faults = apply(rule, Book(sound_book), tmp_path)
     assert not faults, report(faults)
+
+
+def swap(name, old, new):
+    """A break: replaces `old` by `new` in the file `name`."""
+    def change(root):
+        text = (root / name).read_text(encoding="utf-8")
+        assert old in text, f"{name} does not contain {old!r}"
+        (root / name).write_text(text.replace(old, new), encoding="utf-8")
+    return change
+
+
+def add(name, text):
+    def change(root):
+        (root / name).parent.mkdir(exist_ok=True)
+        with open(root / name, "a", encoding="utf-8") as file:
+            file.write(text)
+    return change
+
+
+def rename(old, new):
+    return lambda root: (root / old).rename(root / new)
+
+
+def show(*outputs):
+    """A break: makes the figure cell of the first chapter show `outputs`."""
+    def change(root):
+        notebook = execute.load(root / "nbs/00-autograd.ipynb")
+        notebook["cells"][4]["outputs"] = list(outputs)
+        save(root, "00-autograd", notebook)
+    return change
+
+
+def stream(name, text):
+    return {"output_type": "stream", "name": name, "text": [text]}
+
+
+FIRST, SECOND, PLOT = "nbs/00-autograd.ipynb", "nbs/01-beta.ipynb", "nbs/90-plot.ipynb"
+BREAKS = [
+    (names_agree, swap(FIRST, "default_exp autograd", "default_exp autogard"), "says default_exp ['autogard']"),
+    (names_agree, rename(FIRST, "nbs/0-autograd.ipynb"), "is not named like"),
+    (names_agree, rename("zerohero/beta.py", "zerohero/gamma.py"), "has no module zerohero/beta.py"),
+    (names_agree, swap(SECOND, '#| export\\n', '#| export train_beta\\n'), "has no module zerohero/train_beta.py"),
+    (front_matter_complete, swap(FIRST, "---", "==="), "does not open with"),
+    (front_matter_complete, swap(FIRST, "description:", "descriptoin:"), "lacks description"),
+    (front_matter_complete, swap(FIRST, 'image-alt: \\"A dot.\\"', 'image-alt: \\"\\"'), "lacks image-alt"),
+    (front_matter_complete, swap(FIRST, "2026-01-31", "January"), "date 'January'"),
+    (front_matter_complete, swap(FIRST, "[autograd]", "autograd"), "not a list"),
+    (front_matter_complete, swap(FIRST, "image: images/dot.png", "image: images/dash.png"), "does not exist: images/dash.png"),
+    (front_matter_complete, swap(FIRST, "date:", "skip_exec: true\\ndate:"), "skip_exec"),
+    (directives_known, swap(FIRST, "#| export", "#| export:"), "unknown directive #| export:"),
+    (directives_known, swap(FIRST, "#| fig-alt:", "#| figalt:"), "unknown directive #| figalt:"),
+    (figures_described, swap(FIRST, "#| fig-alt:", "#| fig-cap:"), "without #| fig-alt"),
+    (figures_described, swap(FIRST, 'fig-alt: \\"A dot.\\"', 'fig-alt: \\"\\"'), "without #| fig-alt"),
+    (figures_described, swap(FIRST, "![a dot]", "![ ]"), "images/dot.png"),
+    (figures_described, swap(FIRST, "![a dot](images/dot.png)", "<img src='images/dot.png'>"), "without alt text"),
+    (closing_sections, swap(FIRST, "## Summary", "## In short"), "In short"),
+    (closing_sections, swap(FIRST, "## Next", "### Next"), "ends with the sections"),
+    (answers_hidden, swap(FIRST, "code-fold: true", "code-fold: false"), "shows itself"),
+    (answers_hidden, swap(FIRST, '"source_hidden": true', '"source_hidden": false'), "shows itself"),
+    (answers_hidden, swap(FIRST, "Answer", "Solution"), "no answer"),
+    (outputs_presentable, show({"output_type": "error", "ename": "ValueError", "evalue": "", "traceback": []}), "shows an error, ValueError"),
+    (outputs_presentable, show(stream("stderr", "UserWarning: careful")), "UserWarning"),
+    (outputs_presentable, show(stream("stdout", "saved /ho" "me/ada/book")), "shows a path of the machine"),
+    (outputs_presentable, show(stream("stdout", "C:\\Us" "ers\\ada")), "shows a path of the machine"),
+    (clean_and_fresh, swap(FIRST, '"execution_count": null', '"execution_count": 7'), "not clean"),
+    (clean_and_fresh, swap(FIRST, "return math.fabs(x)", "return math.fabs(2 * x)"), "its code changed"),
+    (clean_and_fresh, swap("zerohero/autograd.py", "math.fabs(x)", "math.fabs(2 * x)"), "01-beta: zerohero.autograd changed"),
+    (clean_and_fresh, show(stream("stdout", "another result")), "its outputs changed"),
+    (clean_and_fresh, lambda root: (root / "nbs/_freeze.json").unlink(), "never run"),
+    (cells_short, swap(FIRST, "assert size(2)", "x = 1\\n" * 41 + "assert size(2)"), "has 42 lines"),
+    (cells_short, swap(FIRST, "size(", "x = 1\\n" * 9 + "size("), "median"),
+    (size_moderate, swap(FIRST, PNG, PNG + "A" * 1_500_000), "is 1.5 MB"),
+    (size_moderate, add("zerohero/beta.py", "x = 1\n" * 400), "zerohero/beta.py of 4"),
+    (imports_go_back, swap(FIRST, "import math", "from zerohero.beta import double"), "zerohero.beta, which comes later"),
+    (imports_go_back, swap(FIRST, "import math", "from zerohero import plot"), "zerohero.plot, which comes later"),
+    (imports_go_back, swap(SECOND, "zerohero.autograd", "zerohero.utils"), "zerohero.utils, which no notebook makes"),
+    (publics_documented, swap("zerohero/beta.py", '    """Twice `x`."""\n', ""), "double without a docstring"),
+    (links_resolve, swap(FIRST, "(01-beta.ipynb#", "(02-beta.ipynb#"), "02-beta.ipynb#the-sum-of-x, which does not exist"),
+    (links_resolve, swap(SECOND, "The *sum* of `x`", "The product"), "no such heading"),
+    (links_resolve, swap(FIRST, "Words.", "[above](#nowhere)"), "#nowhere"),
+    (links_resolve, swap(FIRST, "Words.", "<script src='../widgets/none.js'></script>"), "widgets/none.js"),
+    (notebooks_numbered, lambda root: shutil.copy(root / SECOND, root / "nbs/00-beta.ipynb"), "two notebooks have the number 00"),
+    (notebooks_numbered, add("nbs/.notest", ""), "pass over the notebooks"),
+    (notebooks_numbered, lambda root: [path.unlink() for path in root.glob("nbs/*.ipynb")], "no notebook"),
+    (modules_have_notebooks, add("zerohero/helpers.py", ""), "zerohero/helpers.py is made by no notebook"),
+    (names_unique, swap("zerohero/beta.py", "['double']", "['double', 'size']"), "size is public in autograd and beta"),
+    (style_checked, add("tools/odd.py", "import os\n"), "F401"),
+    (style_checked, swap(FIRST, "import math", "import math, os"), "nbs/00-autograd.ipynb"),
+    (nothing_unfinished, add("tools/odd.py", "# TO" "DO: more\n"), "tools/odd.py, line 1"),
+    (nothing_unfinished, swap(FIRST, "Words.", "FIX" "ME"), "nbs/00-autograd.ipynb"),
+    (documents_link_right, add("README.md", "[guide](guide.md)"), "README.md links to guide.md"),
+    (documents_link_right, add("index.qmd", "[x](nbs/01-beta.ipynb#x)"), "no such heading"),
+    (site_lists_notebooks, swap("_quarto.yml", "- nbs/01-beta.ipynb\n", ""), "in its sidebar"),
+    (site_lists_notebooks, swap("README.md", SECOND, FIRST), "README.md does not link to nbs/01-beta.ipynb"),
+    (packaging_agrees, swap("requirements.lock", "torch==2", "torch==1"), "has torch"),
+    (packaging_agrees, swap("requirements.lock", "tqdm==", "tqdm>="), "does not pin tqdm"),
+    (packaging_agrees, swap("requirements.lock", "nbclient==", "nbcleint=="), "has nbclient nowhere"),
+    (packaging_agrees, swap("settings.ini", "version = ", "version = 9"), "not the same everywhere"),
+    (help_complete, swap("Makefile", ".PHONY: ", ".PHONY: deploy "), "does not explain deploy"),
+    (help_complete, swap("Makefile", ".PHONY: book ", ".PHONY: "), "explains book"),
+    (modules_in_sync, swap("zerohero/beta.py", "2 * size", "3 * size"), "zerohero/beta.py differs"),
+    (modules_in_sync, add("zerohero/helpers.py", ""), "zerohero/helpers.py differs"),
+    (imports_quiet_and_light, add("zerohero/beta.py", "print('hello')\n"), "prints 'hello'"),
+    (imports_quiet_and_light, add("zerohero/beta.py", "import matplotlib\n"), "import zerohero.beta loads matplotlib"),
+    (imports_quiet_and_light, add("zerohero/autograd.py", "import tqdm\n"), "import zerohero.autograd loads tqdm"),
+    (imports_quiet_and_light, add("zerohero/beta.py", "import nowhere\n"), "fails"),
+]
+
+
+@pytest.mark.parametrize(("rule", "change", "expected"), BREAKS, ids=[f"{rule.__name__}-{expected[:30]}" for rule, _, expected in BREAKS])
+def test_rule_finds(rule, change, expected, sound_book, tmp_path):
+    root = tmp_path / "book"
+    shutil.copytree(sound_book, root)
+    change(root)
+    (tmp_path / "scratch").mkdir()
+    faults = apply(rule, Book(root), tmp_path / "scratch")
+    assert any(expected in fault for fault in faults), report(faults)
+
+
+def test_every_rule_is_shown_to_find_something():
+    assert {rule for rule, _, _ in BREAKS} == {*NOTEBOOK_RULES, *BOOK_RULES, *SCRATCH_RULES}
+
+
+def test_anchors_follow_quarto():
+    assert [slug(text) for text in ("Two mistakes, and what they teach", "2. `Value`: a *number*", "[Loss](x.md) in ln 27", "A b {#id}")] == [
+        "two-mistakes-and-what-they-teach", "value-a-number", "loss-in-ln-27", "a-b"]
+
+
+def test_links_in_code_and_mathematics_are_not_links():
+    assert list(broken_links(ROOT / "README.md", "`f[x](y)` and $g[1](2)$\n\n```\n[a](b)\n```\n")) == []

