@@ -1,4 +1,5 @@
 """What every test file relies on: the tools importable by name, figures without a screen, no time limit on slow machines."""
+
 import os
 import sys
 from pathlib import Path

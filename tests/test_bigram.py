@@ -1,4 +1,5 @@
 """zerohero.bigram: the counted and the learned table, their losses and their samples."""
+
 import math
 
 import pytest
@@ -41,9 +42,11 @@ def test_counting(names, smoothing):
 def test_the_impossible_is_infinite_until_smoothed():
     model = CountBigram(["ab"], TOKENIZER)
     assert model.surprise("ab").tolist() == [0, 0, 0]
-    assert math.isinf(model.loss(["ba"])) and torch.allclose(model.probabilities[3], torch.full((4,), 0.25, dtype=torch.float64))
+    assert math.isinf(model.loss(["ba"])) and torch.allclose(
+        model.probabilities[3], torch.full((4,), 0.25, dtype=torch.float64)
+    )
     assert math.isfinite(CountBigram(["ab"], TOKENIZER, 0.01).loss(["ba", "ccc"]))
-    with pytest.raises(ValueError, match="cannot be negative"):
+    with pytest.raises(ValueError, match="cannot be -1"):
         CountBigram(["ab"], TOKENIZER, -1)
     with pytest.raises(ValueError, match="'z' at position"):
         model.surprise("z")

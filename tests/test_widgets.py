@@ -1,4 +1,5 @@
 """The interactive figures: their logic in Node, their behaviour in a real browser."""
+
 import json
 import re
 import shutil
@@ -23,7 +24,9 @@ def test_logic_in_node(path):
     node = shutil.which("node")
     if not node:
         pytest.skip("Node is not installed")
-    done = subprocess.run([node, "--test", str(path)], check=False, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(
+        [node, "--test", str(path)], check=False, capture_output=True, text=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"pass (\d+)", done.stdout)[1]) > 0, "no test ran"
 
@@ -47,8 +50,17 @@ def browser(tmp_path_factory):
         pytest.skip(f"no {'chromedriver' if browser else 'Chromium or Chrome'} on this machine")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -65,7 +77,10 @@ def visit(browser, folder):
         def open_page(name, width=1280, calm=True, mounted=True):
             features = [{"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}]
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+            browser.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+            )
             browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
             browser.get(f"http://127.0.0.1:{httpd.server_port}/{name}.html")
             if mounted:
@@ -109,8 +124,10 @@ def test_it_fits(visit, name, width):
     chrome = visit(name, width)
     assert not chrome.find_elements("css selector", "[data-widget] > img"), "the still picture is still there"
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
-    outside = ("const w = document.querySelector('.zhw').getBoundingClientRect(); return [...document.querySelectorAll('.zhw *')].filter(e => {"
-               "const r = e.getBoundingClientRect(); return r.width && (r.left < w.left - 2 || r.right > w.right + 2); }).map(e => e.outerHTML.slice(0, 100))")
+    outside = (
+        "const w = document.querySelector('.zhw').getBoundingClientRect(); return [...document.querySelectorAll('.zhw *')].filter(e => {"
+        "const r = e.getBoundingClientRect(); return r.width && (r.left < w.left - 2 || r.right > w.right + 2); }).map(e => e.outerHTML.slice(0, 100))"
+    )
     assert chrome.execute_script(outside) == []
 
 
@@ -129,7 +146,13 @@ def test_the_picture_stays_where_something_cannot_be_loaded(visit, folder, missi
     (folder / "widgets" / missing).rename(away)
     try:
         chrome = visit("autograd", mounted=False)
-        eventually(lambda: any("stays a picture" in entry["message"] and missing in entry["message"] for entry in chrome.get_log("browser")), "it says why")
+        eventually(
+            lambda: any(
+                "stays a picture" in entry["message"] and missing in entry["message"]
+                for entry in chrome.get_log("browser")
+            ),
+            "it says why",
+        )
         assert find(chrome, "[data-widget] > img").is_displayed()
         assert not chrome.find_elements("css selector", ".zhw")
     finally:
@@ -186,11 +209,11 @@ def test_inputs_follow_the_arrow_keys(visit):
     leaf = find(chrome, ".zhw-node[tabindex='0']")
     old = float(leaf.get_attribute("aria-valuenow"))
     leaf.send_keys(RIGHT)
-    assert float(leaf.get_attribute("aria-valuenow")) == pytest.approx(old + .05)
+    assert float(leaf.get_attribute("aria-valuenow")) == pytest.approx(old + 0.05)
     leaf.send_keys(LEFT, LEFT)
-    assert float(leaf.get_attribute("aria-valuenow")) == pytest.approx(old - .05)
+    assert float(leaf.get_attribute("aria-valuenow")) == pytest.approx(old - 0.05)
     slider = find(chrome, f".zhw-sliders [data-leaf='{leaf.get_attribute('data-node')}']")
-    assert float(slider.get_attribute("value")) == pytest.approx(old - .05)
+    assert float(slider.get_attribute("value")) == pytest.approx(old - 0.05)
     slider.send_keys(RIGHT)
     assert float(leaf.get_attribute("aria-valuenow")) == pytest.approx(old)
     visited = set()
@@ -235,7 +258,10 @@ def table():
 
 
 def warm(chrome, temperature):
-    chrome.execute_script("const r = document.querySelector('.zhw-heat input'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))", temperature)
+    chrome.execute_script(
+        "const r = document.querySelector('.zhw-heat input'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))",
+        temperature,
+    )
 
 
 def test_pointing_at_a_cell_tells_its_count(visit):
@@ -252,7 +278,15 @@ def test_pointing_at_a_cell_tells_its_count(visit):
 def test_arrow_keys_walk_the_table(visit):
     chrome = visit("bigram")
     assert len(chrome.find_elements("css selector", ".zhw-cell[tabindex='0']")) == 1
-    for keys, pair in ((RIGHT, ".a"), (DOWN, "aa"), (LEFT, "a."), (LEFT, "a."), (UP, ".."), ("\ue010", ".z"), ("\ue011", "..")):
+    for keys, pair in (
+        (RIGHT, ".a"),
+        (DOWN, "aa"),
+        (LEFT, "a."),
+        (LEFT, "a."),
+        (UP, ".."),
+        ("\ue010", ".z"),
+        ("\ue011", ".."),
+    ):
         (chrome.switch_to.active_element if pair != ".a" else find(chrome, ".zhw-cell[tabindex='0']")).send_keys(keys)
         assert chrome.switch_to.active_element == cell(chrome, pair)
     assert find(chrome, ".zhw-pair").text == "a name is empty: never, so 0 % at any temperature"
@@ -262,13 +296,13 @@ def test_temperature_moves_the_bars_but_makes_nothing_possible(visit):
     chrome = visit("bigram")
     heights = "return [...document.querySelectorAll('.zhw-rate')].map(e => Number(e.getAttribute('height')))"
     shares = {}
-    for temperature in (.1, 1, 3):
+    for temperature in (0.1, 1, 3):
         warm(chrome, temperature)
         bars = chrome.execute_script(heights)
         assert [bar == 0 for bar in bars] == [count == 0 for count in table()[0]]
         shares[temperature] = max(bars) / sum(bars)
         assert float(cell(chrome, "..").value_of_css_property("fill-opacity")) == 0
-    assert shares[.1] > shares[1] > shares[3]
+    assert shares[0.1] > shares[1] > shares[3]
     assert shares[1] == pytest.approx(max(table()[0]) / sum(table()[0]))
 
 
@@ -288,7 +322,7 @@ def test_letters_join_the_name_until_it_ends(visit):
         probability *= row[".abcdefghijklmnopqrstuvwxyz".index(b)] / sum(row)
     mantissa, exponent = re.search(r"([\d.]+) × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", find(chrome, ".zhw-score").text).groups()
     exponent = int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")))
-    assert float(mantissa) * 10.0**exponent == pytest.approx(probability, rel=.05)
+    assert float(mantissa) * 10.0**exponent == pytest.approx(probability, rel=0.05)
     assert texts(chrome, ".zhw-names li")[0].split()[0] == name[:-1]
     button(chrome, "Next letter").click()
     assert len(texts(chrome, ".zhw-letters b")) == 1, "after the end a new name begins"

@@ -3,6 +3,7 @@
 Both read the same `_quarto.yml`. The work happens in a temporary copy of the sources, so the working tree
 stays as it was, and the finished site replaces the old one in one rename.
 """
+
 import argparse
 import contextlib
 import hashlib
@@ -22,7 +23,14 @@ from pathlib import Path
 from typing import ClassVar
 
 SOURCES = "_quarto.yml", "index.qmd", "settings.ini", "nbs", "site", "widgets"
-LINKED = "benchmarks", "results", "runs", "tests", "tools", "zerohero"  # a page that links to a file in here gets a copy of it
+LINKED = (
+    "benchmarks",
+    "results",
+    "runs",
+    "tests",
+    "tools",
+    "zerohero",
+)  # a page that links to a file in here gets a copy of it
 STAMP = ".zerohero-site"  # marks a folder as ours to replace, and holds the hash of what it was rendered from
 KATEX = "0.16.47"
 KATEX_SHA256 = "ad2d1ab2f7fcc227019784320e8a2c5218ff6bb333b36df4136d10365ae29375"
@@ -41,9 +49,18 @@ def source_files(root):
     missing = [name for name in SOURCES if not (root / name).exists()]
     if missing:
         raise SiteError(f"{root} has no {', '.join(missing)}; run from a checkout of the book or pass --root")
-    found = [path.relative_to(root) for name in SOURCES + LINKED for path in sorted([root / name, *(root / name).rglob("*")]) if path.is_file()]
+    found = [
+        path.relative_to(root)
+        for name in SOURCES + LINKED
+        for path in sorted([root / name, *(root / name).rglob("*")])
+        if path.is_file()
+    ]
     private = ".", "_"  # caches, checkpoints, the record of executed notebooks
-    return [path for path in found if not path.name.endswith(".test.js") and not any(part.startswith(private) for part in path.parts[1:])]
+    return [
+        path
+        for path in found
+        if not path.name.endswith(".test.js") and not any(part.startswith(private) for part in path.parts[1:])
+    ]
 
 
 def fingerprint(root, files, renderer, katex):
@@ -62,9 +79,13 @@ def find_renderer():
     if importlib.util.find_spec("smalldocs"):
         return f"smalldocs {importlib.metadata.version('smalldocs')} nbdev {importlib.metadata.version('nbdev')}", None
     if sys.version_info < (3, 11):
-        raise SiteError(f"Python {sys.version_info.major}.{sys.version_info.minor} cannot render the book: without Quarto that takes smalldocs, "
-                        "which needs Python 3.11. Install Quarto (https://quarto.org) or use a newer Python; reading and testing work as they are.")
-    raise SiteError("neither Quarto nor smalldocs is installed; `pip install -r requirements.lock`, or install Quarto (https://quarto.org)")
+        raise SiteError(
+            f"Python {sys.version_info.major}.{sys.version_info.minor} cannot render the book: without Quarto that takes smalldocs, "
+            "which needs Python 3.11. Install Quarto (https://quarto.org) or use a newer Python; reading and testing work as they are."
+        )
+    raise SiteError(
+        "neither Quarto nor smalldocs is installed; `pip install -r requirements.lock`, or install Quarto (https://quarto.org)"
+    )
 
 
 def fetch_katex(say):
@@ -81,14 +102,20 @@ def fetch_katex(say):
     say(f"mathematics: fetching KaTeX {KATEX} through npm")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as temp:
-        done = subprocess.run([npm, "pack", f"katex@{KATEX}", "--fetch-retries=1"], check=False, cwd=temp, capture_output=True, text=True)
+        done = subprocess.run(
+            [npm, "pack", f"katex@{KATEX}", "--fetch-retries=1"], check=False, cwd=temp, capture_output=True, text=True
+        )
         if done.returncode:
-            say(f"mathematics: npm could not fetch KaTeX, so pages will load it from its CDN ({done.stderr.strip().splitlines()[-1]})")
+            say(
+                f"mathematics: npm could not fetch KaTeX, so pages will load it from its CDN ({done.stderr.strip().splitlines()[-1]})"
+            )
             return None
         archive = next(Path(temp).glob("katex-*.tgz"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != KATEX_SHA256:
-            raise SiteError(f"npm delivered a katex-{KATEX}.tgz with sha256 {found}, expected {KATEX_SHA256}; check the registry npm is configured to use")
+            raise SiteError(
+                f"npm delivered a katex-{KATEX}.tgz with sha256 {found}, expected {KATEX_SHA256}; check the registry npm is configured to use"
+            )
         unpacked = Path(temp, "katex")
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -104,7 +131,9 @@ def fetch_katex(say):
 def render_with_quarto(stage, quarto):
     """Let Quarto render `stage`; it finds nbdev_filter next to the running Python."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run([quarto, "render"], check=False, cwd=stage, env={**os.environ, "PATH": path, "QUARTO_PYTHON": sys.executable})
+    done = subprocess.run(
+        [quarto, "render"], check=False, cwd=stage, env={**os.environ, "PATH": path, "QUARTO_PYTHON": sys.executable}
+    )
     if done.returncode:
         raise SiteError(f"quarto render failed with exit code {done.returncode}; its own message is above")
 
@@ -119,7 +148,9 @@ def render_with_smalldocs(stage, say):
     with contextlib.chdir(stage):  # nbdev looks for settings.ini from the working folder upwards
         for n, notebook in enumerate(notebooks, 1):
             say(f"[{n}/{len(notebooks)}] {notebook.name}")
-            notebook.write_text(nbdev_filter(nb_txt=notebook.read_text(encoding="utf-8"), printit=False), encoding="utf-8", newline="\n")
+            notebook.write_text(
+                nbdev_filter(nb_txt=notebook.read_text(encoding="utf-8"), printit=False), encoding="utf-8", newline="\n"
+            )
     try:
         site = build(stage, quiet=True)
     except (BuildError, ConfigError) as error:
@@ -187,8 +218,16 @@ def render(root, output, say=print):
 class Handler(SimpleHTTPRequestHandler):
     """Static files with the types browsers insist on, whatever the machine's own table says."""
 
-    extensions_map: ClassVar = {**SimpleHTTPRequestHandler.extensions_map, ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
-                                ".json": "application/json", ".svg": "image/svg+xml", ".woff2": "font/woff2", ".py": "text/plain; charset=utf-8"}
+    extensions_map: ClassVar = {
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".css": "text/css",
+        ".json": "application/json",
+        ".svg": "image/svg+xml",
+        ".woff2": "font/woff2",
+        ".py": "text/plain; charset=utf-8",
+    }
 
     def end_headers(self):
         self.send_header("Cache-Control", "no-store")  # a reload after a new render must show it
@@ -211,8 +250,15 @@ def server(folder, port):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Render the book into a website; does nothing when the website is up to date.")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the checkout to render (default: the one this script is in)")
+    parser = argparse.ArgumentParser(
+        description="Render the book into a website; does nothing when the website is up to date."
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).parents[1],
+        help="the checkout to render (default: the one this script is in)",
+    )
     parser.add_argument("--output", type=Path, help="folder to write (default: _site in the checkout)")
     parser.add_argument("--serve", action="store_true", help="then serve the website on this machine")
     parser.add_argument("--port", type=int, default=8000, help="port to serve on (default 8000; 0 picks a free one)")

@@ -2,6 +2,7 @@
 
 Any Python can read this file, so that one that is too old says so instead of failing on syntax.
 """
+
 import os
 import subprocess
 import sys
@@ -23,12 +24,20 @@ def works(*command):
 def main():
     name = "%d.%d" % sys.version_info[:2]
     if sys.version_info < (3, 10):
-        return sys.executable + " is Python " + name + "; the book needs 3.10 or newer. Name another one: make PYTHON=python3.12 book"
+        return (
+            sys.executable
+            + " is Python "
+            + name
+            + "; the book needs 3.10 or newer. Name another one: make PYTHON=python3.12 book"
+        )
     if not works(PYTHON, "-m", "pip", "--version"):  # no environment, half of one, or one whose Python is gone
         if not works(sys.executable, "-c", "import ensurepip, venv"):
-            return (sys.executable + " cannot make virtual environments, because its ensurepip module is missing. "
-                    "On Debian and Ubuntu: sudo apt install python" + name + "-venv")
-        print("making .venv with Python " + name, flush=True)
+            return (
+                sys.executable + " cannot make virtual environments, because its ensurepip module is missing. "
+                "On Debian and Ubuntu: sudo apt install python" + name + "-venv"
+            )
+        print("making .venv with Python " + name)
+        sys.stdout.flush()
         subprocess.check_call([sys.executable, "-m", "venv", "--clear", VENV])
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
     try:
