@@ -127,7 +127,7 @@ def test_powers_at_the_edges():
     for k, reason in ((-1, r"0 \*\* -1 has no finite value"), (0.5, r"0 \*\* 0.5 has no finite slope")):
         with pytest.raises(ZeroDivisionError, match=reason):
             Value(0) ** k
-    with pytest.raises(ValueError, match="not a real number"):
+    with pytest.raises(ValueError, match="is not real"):
         Value(-2) ** 0.5
     for base in (0, -2):
         with pytest.raises(ValueError, match="positive base"):
