@@ -8,6 +8,11 @@ PYTHON ?= $(or $(shell command -v python3 || command -v python),$(error no Pytho
 VENV := .venv/bin
 endif
 RUN := "$(VENV)/python"
+ifneq ($(OS),Windows_NT)
+ifdef ZEROHERO_DATA
+export ZEROHERO_DATA := $(abspath $(ZEROHERO_DATA)) # chapters run in nbs/, where a relative path would mean another folder
+endif
+endif
 READY := .venv/installed
 
 define HELP
@@ -53,7 +58,7 @@ render: $(READY)
 serve: $(READY)
 	$(RUN) tools/site.py --serve
 
-bench: $(patsubst benchmarks/%.py,bench-%,$(sort $(wildcard benchmarks/*.py)))
+bench: $(patsubst benchmarks/%.py,bench-%,$(sort $(wildcard benchmarks/[!_]*.py)))
 
 bench-%: data
 	$(RUN) benchmarks/$*.py

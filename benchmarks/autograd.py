@@ -2,28 +2,22 @@
 
 100 points, a 2-16-16-1 network of 337 parameters with relu, hinge loss and L2, as in the demonstration notebook of micrograd.
 All engines start from the same parameters and must report the same losses; their steps alternate, and the median counts.
+Everything is measured as Python runs it, and once more with the garbage collector off during a step: collecting what
+micrograd's closures leave behind, and looking through all living values, takes much of the time of the scalar engines.
 
     python benchmarks/autograd.py
 """
 
 import copy
-import datetime
-import gc
-import json
-import os
-import platform
 import random
-import statistics
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from _record import times_in_turns, write_record
 from micrograd.nn import MLP
 
 import zerohero.autograd
 from zerohero.autograd import ScalarMLP, Tensor, two_moons
-from zerohero.data import write_file
 
 SIZES, DECAY, RATE, ROUNDS = [2, 16, 16, 1], 1e-4, 0.1, 7
 MICROGRAD, SEPARATE, SCALARS, ARRAYS, PYTORCH = (
@@ -134,38 +128,18 @@ def main():
         SCALARS: scalar_step(copy.deepcopy(ours), points, labels),
         SEPARATE: with_separate_sums(scalar_step(ours, points, labels)),
     }
-    times = {engine: [] for engine in steps}
-    for _ in range(ROUNDS):
-        losses = []
-        for engine, step in steps.items():
-            gc.collect()  # so that no engine pays for the garbage of another
-            begin = time.perf_counter()
-            losses.append(step())
-            times[engine].append(1000 * (time.perf_counter() - begin))
-        if max(losses) - min(losses) > 1e-9:
-            raise SystemExit(f"The engines disagree on the loss: {dict(zip(steps, losses))}")
-    median = {engine: statistics.median(t) for engine, t in times.items()}
-    rows = [
-        {
-            "engine": engine,
-            "milliseconds": round(median[engine], 3),
-            "ratio": round(median[MICROGRAD] / median[engine], 1),
-        }
-        for engine in (MICROGRAD, SEPARATE, SCALARS, ARRAYS, PYTORCH)
-    ]
-    record = {
-        "benchmark": "one step of two moons, 100 points, 337 parameters",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "rounds": ROUNDS,
-        "rows": rows,
-    }
-    for row in rows:
-        print(f"{row['engine']:20} {row['milliseconds']:10.3f} ms per step {row['ratio']:10.1f} x")
-    write_file(
-        Path(__file__).parent.parent / "results" / "autograd.json", json.dumps(record, indent=1).encode() + b"\n"
-    )
+    rows = {engine: {"engine": engine} for engine in (MICROGRAD, SEPARATE, SCALARS, ARRAYS, PYTORCH)}
+    for collector in (True, False):
+        median, losses = times_in_turns(steps, ROUNDS, collector=collector)
+        if max(losses.values()) - min(losses.values()) > 1e-9:
+            raise SystemExit(f"The engines disagree on the loss: {losses}")
+        for engine, t in median.items():
+            row = {"milliseconds": round(t, 3), "ratio": round(median[MICROGRAD] / t, 1)}
+            rows[engine]["on" if collector else "off"] = row
+    print(f"{'ms per step and ratio to micrograd':22}  garbage collector on, off")
+    for engine, row in rows.items():
+        print(f"{engine:22}", *("{milliseconds:10.3f} {ratio:8.1f} x".format(**row[gc]) for gc in ("on", "off")))
+    write_record("autograd", "one step of two moons, 100 points, 337 parameters", ROUNDS, [*rows.values()])
 
 
 if __name__ == "__main__":

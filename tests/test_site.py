@@ -1,6 +1,5 @@
 """The rendered pages, in a real browser: what a reader sees, at a desk and on a phone, in light and in dark."""
 
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+from conftest import eventually, tool
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("nbs/*.ipynb"))
@@ -28,9 +28,6 @@ WIDGETS = [
 ]
 DESK, PHONE = (1280, 900), (390, 844)
 CDN = "cdn.jsdelivr.net"
-spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools/site.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
 
 
 def run_tool(*args, **kwargs):
@@ -65,46 +62,6 @@ def address(rendered):
         httpd.shutdown()
 
 
-def find_browser():
-    """Paths of a Chromium and of its driver; None where one is missing."""
-    beside = Path(os.environ.get("CHROMEWEBDRIVER", ""), "chromedriver.exe" if os.name == "nt" else "chromedriver")
-    driver = shutil.which("chromedriver") or (str(beside) if beside.is_file() else None)
-    usual = (
-        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    )
-    names = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"
-    browser = next(filter(None, map(shutil.which, names)), None) or next(filter(os.path.isfile, usual), None)
-    return browser, driver
-
-
-@pytest.fixture(scope="session")
-def chrome(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser, driver = find_browser()
-    if not (browser and driver):
-        pytest.skip(f"no {'chromedriver' if browser else 'Chromium or Chrome'} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    session.set_script_timeout(60)
-    yield session
-    session.quit()
-
-
 @pytest.fixture
 def visit(chrome, address):
     """Open a page as a new reader would: nothing stored, a given window, a system set to light or dark."""
@@ -126,15 +83,6 @@ def visit(chrome, address):
         return chrome
 
     return open_page
-
-
-def eventually(condition, what, seconds=5):
-    """Wait until `condition()` is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
-        time.sleep(0.05)
-    return value
 
 
 def arrives(chrome, page):
@@ -297,6 +245,7 @@ def test_figures_take_the_page_colour_in_the_dark(visit, chrome, page):
         "return [...document.querySelectorAll('main .cell-output-display img, main .thumbnail img')]"
         ".map(i => [getComputedStyle(i).filter, getComputedStyle(i).mixBlendMode])"
     )
+    assert styles, "the page shows no figure"
     assert all(filters.startswith("invert(1)") and blend == "screen" for filters, blend in styles)
 
 
@@ -314,7 +263,10 @@ def test_sidebar_opens_on_a_phone(visit, page):
 @pytest.mark.parametrize("page", PAGES)
 def test_folded_code_opens(visit, page):
     chrome = visit(page)
-    for fold in chrome.find_elements("css selector", "details.code-fold"):
+    folds = chrome.find_elements("css selector", "details.code-fold")
+    written = (ROOT / page).with_suffix(".ipynb")
+    assert len(folds) == (written.read_text(encoding="utf-8").count("#| code-fold: true") if written.is_file() else 0)
+    for fold in folds:
         code = fold.find_element("css selector", "pre")
         assert not code.is_displayed(), "an answer is open before the reader asks"
         fold.find_element("css selector", "summary").send_keys("\n")

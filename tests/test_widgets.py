@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_site import eventually, find_browser, tool
+from conftest import eventually, tool
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGETS = ROOT / "widgets"
@@ -42,52 +42,26 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser, driver = find_browser()
-    if not (browser and driver):
-        pytest.skip(f"no {'chromedriver' if browser else 'Chromium or Chrome'} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield session
-    session.quit()
-
-
 @pytest.fixture
-def visit(browser, folder):
+def visit(chrome, folder):
     """Open a widget's page; `calm` is a reader who asks for reduced motion."""
     with tool.server(folder, 0) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
 
         def open_page(name, width=1280, calm=True, mounted=True):
             features = [{"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}]
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            browser.execute_cdp_cmd(
+            chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+            chrome.execute_cdp_cmd(
                 "Emulation.setDeviceMetricsOverride",
                 {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
             )
-            browser.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
-            browser.get(f"http://127.0.0.1:{httpd.server_port}/{name}.html")
+            chrome.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
+            chrome.get(f"http://127.0.0.1:{httpd.server_port}/{name}.html")
             if mounted:
-                eventually(lambda: browser.find_elements("css selector", ".zhw"), "the widget mounts")
-            return browser
+                eventually(lambda: chrome.find_elements("css selector", ".zhw"), "the widget mounts")
+            return chrome
 
-        browser.execute_cdp_cmd("Network.enable", {})
+        chrome.execute_cdp_cmd("Network.enable", {})
         yield open_page
         httpd.shutdown()
 
@@ -101,7 +75,14 @@ def find(chrome, selector):
 
 
 def texts(chrome, selector):
-    return [e.text for e in chrome.find_elements("css selector", selector)]
+    """The texts of all elements, read at one moment: a moving widget may replace an element between two questions."""
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => (e.innerText ?? e.textContent).trim())"
+    return chrome.execute_script(script, selector)
+
+
+def text(chrome, selector):
+    (only,) = texts(chrome, selector)
+    return only
 
 
 def expressions():
@@ -175,7 +156,7 @@ def test_all_steps_lead_to_the_engines_numbers(visit, index, width):
     for step in range(1, count + 1):
         button(chrome, "Step forward").click()
         assert graph(chrome, "data").count("–") == count - step
-        assert f"step {step} of {count}" in find(chrome, ".zhw-readout").text
+        assert f"step {step} of {count}" in text(chrome, ".zhw-readout")
     assert graph(chrome, "data") == [shown(n["data"]) for n in nodes]
     assert not button(chrome, "Step forward").is_enabled()
     for step in range(1, count + 2):
@@ -199,7 +180,7 @@ def test_dragging_an_input_recomputes_everything(visit):
     ActionChains(chrome).click_and_hold(leaf).move_by_offset(20, 0).release().perform()
     after = graph(chrome, "data") + graph(chrome, "grad")
     assert sum(a != b for a, b in zip(before, after)) > len(before) / 2
-    assert "should change by about" in find(chrome, ".zhw-readout").text
+    assert "should change by about" in text(chrome, ".zhw-readout")
     ActionChains(chrome).move_by_offset(60, 0).perform()
     assert graph(chrome, "data") + graph(chrome, "grad") == after, "the box followed the pointer after its release"
 
@@ -237,12 +218,12 @@ def test_the_keyboard_can_go_through_all_steps(visit):
 def test_running_all_takes_its_time_and_can_be_paused(visit):
     chrome = visit("autograd", calm=False)
     button(chrome, "Run all").click()
-    assert "step 1 of" in find(chrome, ".zhw-readout").text
-    eventually(lambda: "step 2 of" in find(chrome, ".zhw-readout").text, "the next step comes by itself")
+    assert "step 1 of" in text(chrome, ".zhw-readout")
+    eventually(lambda: "step 2 of" in text(chrome, ".zhw-readout"), "the next step comes by itself")
     button(chrome, "Pause").click()
-    paused = find(chrome, ".zhw-readout").text
+    paused = text(chrome, ".zhw-readout")
     chrome.execute_async_script("setTimeout(arguments[0], 1200)")
-    assert find(chrome, ".zhw-readout").text == paused
+    assert text(chrome, ".zhw-readout") == paused
 
 
 # ------------------------------------------------------------ bigram
@@ -269,10 +250,10 @@ def test_pointing_at_a_cell_tells_its_count(visit):
 
     chrome, row = visit("bigram"), table()[1]
     ActionChains(chrome).move_to_element(cell(chrome, "an")).perform()
-    assert find(chrome, ".zhw-pair").text == f"after 'a' comes 'n' {row[14]:,} times: {100 * row[14] / sum(row):.1f} %"
+    assert text(chrome, ".zhw-pair") == f"after 'a' comes 'n' {row[14]:,} times: {100 * row[14] / sum(row):.1f} %"
     assert texts(chrome, ".zhw-table .zhw-lit") == ["n", "a"]
     ActionChains(chrome).move_to_element(find(chrome, ".zhw-seed")).perform()
-    assert find(chrome, ".zhw-side .zhw-title").text == "What comes at the start of a name"
+    assert text(chrome, ".zhw-side .zhw-title") == "What comes at the start of a name"
 
 
 def test_arrow_keys_walk_the_table(visit):
@@ -289,7 +270,7 @@ def test_arrow_keys_walk_the_table(visit):
     ):
         (chrome.switch_to.active_element if pair != ".a" else find(chrome, ".zhw-cell[tabindex='0']")).send_keys(keys)
         assert chrome.switch_to.active_element == cell(chrome, pair)
-    assert find(chrome, ".zhw-pair").text == "a name is empty: never, so 0 % at any temperature"
+    assert text(chrome, ".zhw-pair") == "a name is empty: never, so 0 % at any temperature"
 
 
 def test_temperature_moves_the_bars_but_makes_nothing_possible(visit):
@@ -314,13 +295,13 @@ def test_letters_join_the_name_until_it_ends(visit):
         assert len(letters) == n
         if letters[-1] == ".":
             break
-        assert find(chrome, ".zhw-score").text.startswith("".join(letters) + " so far")
+        assert text(chrome, ".zhw-score").startswith("".join(letters) + " so far")
     name = "".join(letters)
     probability = 1.0
     for a, b in zip("." + name, name):
         row = table()[".abcdefghijklmnopqrstuvwxyz".index(a)]
         probability *= row[".abcdefghijklmnopqrstuvwxyz".index(b)] / sum(row)
-    mantissa, exponent = re.search(r"([\d.]+) × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", find(chrome, ".zhw-score").text).groups()
+    mantissa, exponent = re.search(r"([\d.]+) × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", text(chrome, ".zhw-score")).groups()
     exponent = int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")))
     assert float(mantissa) * 10.0**exponent == pytest.approx(probability, rel=0.05)
     assert texts(chrome, ".zhw-names li")[0].split()[0] == name[:-1]

@@ -23,12 +23,14 @@ def topological_order(root) -> list:
             stack += [value, None, *value.inputs]
     return order
 
-# %% ../nbs/01-autograd.ipynb #adf0931a
+# %% ../nbs/01-autograd.ipynb #db30a3fc
 def _real(x) -> float:
     if isinstance(x, (str, bytes)):
         raise TypeError(f"A Value holds a real number, not {x!r}.")
     try:
         return float(x)
+    except OverflowError:
+        raise OverflowError("This number is too large for a float.") from None
     except TypeError:
         kind = type(x).__name__
         raise TypeError(f"A Value holds a real number, not {kind}.") from None
@@ -52,7 +54,7 @@ def _power(x: float, k: float) -> float:
         raise ValueError(f"{x:g} ** {k:g} is not real; the exponent must be whole.")
     return y
 
-# %% ../nbs/01-autograd.ipynb #741725fc
+# %% ../nbs/01-autograd.ipynb #36310260
 class Value:
     """A number that remembers how it was computed.
 
@@ -132,24 +134,29 @@ class Value:
         return Value(-self.data, (self,), (-1.0,), "neg")
 
     def relu(self):
+        """max(0, x)."""
         slope = 0.0 if self.data <= 0 else 1.0
         return Value(self.data if slope else 0.0, (self,), (slope,), "relu")
 
     def tanh(self):
+        """The hyperbolic tangent, between -1 and 1."""
         y = math.tanh(self.data)
         return Value(y, (self,), (1.0 - y * y,), "tanh")
 
     def exp(self):
+        """e to the power of this value; infinite above 709."""
         y = _exp(self.data)
         return Value(y, (self,), (y,), "exp")
 
     def log(self):
+        """The natural logarithm. Raises `ValueError` unless this value is positive."""
         x = self.data
         if x <= 0:
             raise ValueError(f"log({x:g}): the logarithm needs a positive number.")
         return Value(math.log(x), (self,), (1.0 / x,), "log")
 
     def sigmoid(self):
+        """1 / (1 + exp(-x)), between 0 and 1."""
         small = _exp(-abs(self.data))  # never overflows
         y = (small if self.data < 0 else 1.0) / (1.0 + small)
         return Value(y, (self,), (small / (1.0 + small) ** 2,), "sigmoid")
@@ -167,13 +174,15 @@ class Value:
             for i, slope in zip(value.inputs, value.slopes):
                 i.grad += slope * grad
 
-# %% ../nbs/01-autograd.ipynb #33b3298f
+# %% ../nbs/01-autograd.ipynb #802a0a5f
 def check_gradients(f, *inputs: float, step: float = 1e-5) -> float:
     """The largest difference between `f`'s gradients by `backward()` and by central
     differences, relative to the slope where that exceeds 1.
 
     `f` takes one Value per input and returns a Value. Expect about 1e-10; near a kink
     or a pole the numerical slope is the wrong one. NaN if a gradient is NaN."""
+    if not inputs:
+        raise ValueError("There is nothing to check without an input.")
     values = [Value(x) for x in inputs]
     f(*values).backward()
     worst = 0.0
@@ -186,15 +195,15 @@ def check_gradients(f, *inputs: float, step: float = 1e-5) -> float:
         worst = worst if error <= worst else error  # a NaN is not <=, and stays
     return worst
 
-# %% ../nbs/01-autograd.ipynb #9c906629
-#| code-fold: true
-#| code-summary: "draw_graph"
+# %% ../nbs/01-autograd.ipynb #0c113657
 def draw_graph(root, title: str = ""):
     """The computation of `root` as a matplotlib figure, from left to right: each value
     with its label, operation, data and gradient."""
-    import matplotlib.pyplot as plt
-    import networkx as nx
-
+    try:
+        import matplotlib.pyplot as plt
+        import networkx as nx
+    except ImportError as error:
+        raise ImportError("Drawing needs matplotlib and networkx.") from error
     order = topological_order(root)
     if len(order) > 60:
         raise ValueError(f"{len(order)} values are too many to draw; at most 60.")
@@ -229,15 +238,19 @@ def draw_graph(root, title: str = ""):
     plt.close(fig)
     return fig
 
-# %% ../nbs/01-autograd.ipynb #d01252d1
+# %% ../nbs/01-autograd.ipynb #d4a464dc
 def weighted_sum(weights: list[Value], inputs: list[Value], bias: Value) -> Value:
-    """The sum of `weights[i] * inputs[i]`, plus `bias`, as a single operation."""
+    """The sum of `weights[i] * inputs[i]`, plus `bias`, as a single operation. Raises
+    `ValueError` if there are not as many weights as inputs."""
+    if len(weights) != len(inputs):
+        n = len(weights)
+        raise ValueError(f"{n} weights take {n} inputs, not {len(inputs)}.")
     w = [v.data for v in weights]
     x = [v.data for v in inputs]
-    total = math.fsum([p * q for p, q in zip(w, x)] + [bias.data])
+    total = sum([p * q for p, q in zip(w, x)], bias.data)
     return Value(total, (*weights, *inputs, bias), (*x, *w, 1.0), "w·x+b")
 
-# %% ../nbs/01-autograd.ipynb #fbd56083
+# %% ../nbs/01-autograd.ipynb #f08e26db
 class Neuron:
     """A weighted sum of `n_inputs` and a bias, followed by `activation`: "relu", "tanh"
     or None. The weights are drawn from `rng`, a random.Random."""
@@ -254,9 +267,6 @@ class Neuron:
         self.activation = activation
 
     def __call__(self, inputs: list[Value]) -> Value:
-        if len(inputs) != len(self.weights):
-            n = len(self.weights)
-            raise ValueError(f"This neuron takes {n} inputs, not {len(inputs)}.")
         out = weighted_sum(self.weights, inputs, self.bias)
         return getattr(out, self.activation)() if self.activation else out
 
@@ -282,6 +292,8 @@ class ScalarMLP:
     after every layer but the last."""
 
     def __init__(self, sizes: list[int], activation: str = "relu", rng=None):
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"A network needs two sizes or more, not {sizes}.")
         rng = rng or random.Random()
         activations = [activation] * (len(sizes) - 2) + [None]
         self.layers = [Layer(*each, rng) for each in zip(sizes, sizes[1:], activations)]
@@ -300,12 +312,14 @@ class ScalarMLP:
         for p in self.parameters():
             p.grad = 0.0
 
-# %% ../nbs/01-autograd.ipynb #4a4b060b
+# %% ../nbs/01-autograd.ipynb #27a9cdee
 def two_moons(
     n: int = 100, noise: float = 0.1, rng: random.Random | None = None
 ) -> tuple[list[list[float]], list[int]]:
     """`n` points on two interleaved half circles of radius 1, blurred by Gaussian
     `noise`; labels +1 (upper) and -1 (lower)."""
+    if n < 1:
+        raise ValueError(f"Cannot draw {n} points.")
     rng = rng or random.Random()
     points, labels = [], []
     for k in range(n):
@@ -317,7 +331,7 @@ def two_moons(
         labels.append(-1 if k % 2 else 1)
     return points, labels
 
-# %% ../nbs/01-autograd.ipynb #ae7bf1e1
+# %% ../nbs/01-autograd.ipynb #b7f0a410
 def _unbroadcast(gradient, shape):
     """Sums `gradient` over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
@@ -327,7 +341,8 @@ def _unbroadcast(gradient, shape):
 
 class Tensor:
     """A numpy array that remembers how it was computed: the idea of `Value` with one
-    node per array operation."""
+    node per array operation. `+`, `*` and `@` (of two or more axes) broadcast as in
+    numpy; `sum()` is over all elements."""
 
     def __init__(self, data, inputs: tuple = (), pullbacks: tuple = ()):
         import numpy as np  # here, so that `Value` is at hand without waiting for numpy
@@ -347,8 +362,10 @@ class Tensor:
         return Tensor(x * y, (self, other), (lambda g: g * y, lambda g: g * x))
 
     def __matmul__(self, other):
+        other = other if isinstance(other, Tensor) else Tensor(other)
         x, y = self.data, other.data
-        return Tensor(x @ y, (self, other), (lambda g: g @ y.T, lambda g: x.T @ g))
+        xt, yt = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
+        return Tensor(x @ y, (self, other), (lambda g: g @ yt, lambda g: xt @ g))
 
     def relu(self):
         positive = self.data > 0

@@ -3,25 +3,32 @@
 # %% auto #0
 __all__ = ['sample_names', 'CountBigram', 'NeuralBigram']
 
-# %% ../nbs/02-bigram.ipynb #c2575b31
+# %% ../nbs/02-bigram.ipynb #54bf8528
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .data import CharTokenizer, context_windows
 
-# %% ../nbs/02-bigram.ipynb #01ccbd83
+# %% ../nbs/02-bigram.ipynb #90badc82
 def sample_names(
-    probabilities: torch.Tensor, n: int, tokenizer: CharTokenizer, generator=None
+    probabilities: torch.Tensor,
+    n: int,
+    tokenizer: CharTokenizer,
+    generator: torch.Generator | None = None,
+    max_length: int = 1000,
 ) -> list[str]:
-    """`n` names drawn with the rows of `probabilities` (V, V), where 0 is the boundary,
-    by a torch.Generator. Raises `ValueError` if they are not over after 1,000 letters,
-    because the boundary cannot be reached."""
+    """`n` names drawn with the rows of `probabilities` (V, V), where 0 is the boundary.
+    Raises `ValueError` if one is not over after `max_length` letters."""
+    if n < 0:
+        raise ValueError(f"Cannot draw {n} names.")
     current, columns = torch.zeros(n, dtype=torch.int64), []
     alive = torch.ones(n, dtype=torch.bool)
     while alive.any():
-        if len(columns) == 1000:
-            raise ValueError("The names do not end: the boundary is never drawn.")
+        if len(columns) > max_length:
+            raise ValueError(f"A name did not end within {max_length} letters.")
         drawn = torch.multinomial(probabilities[current], 1, generator=generator)[:, 0]
         current = drawn * alive  # a name that has ended stays at the end
         alive &= current != 0
@@ -29,7 +36,7 @@ def sample_names(
     rows = torch.stack(columns, 1).tolist() if columns else []
     return [tokenizer.decode(i for i in row if i) for row in rows]
 
-# %% ../nbs/02-bigram.ipynb #10c9dc25
+# %% ../nbs/02-bigram.ipynb #4470f8d1
 class CountBigram:
     """Predicts a letter from the one before it, from counts of the pairs in `names`,
     each plus `smoothing`.
@@ -39,7 +46,7 @@ class CountBigram:
     uniform row when nothing is smoothed."""
 
     def __init__(self, names: list[str], tokenizer: CharTokenizer, smoothing=0.0):
-        if smoothing < 0:
+        if not 0 <= smoothing < math.inf:
             raise ValueError(f"The smoothing is a count and cannot be {smoothing}.")
         self.tokenizer = tokenizer
         V = len(tokenizer)

