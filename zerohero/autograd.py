@@ -250,7 +250,7 @@ def weighted_sum(weights: list[Value], inputs: list[Value], bias: Value) -> Valu
     total = sum([p * q for p, q in zip(w, x)], bias.data)
     return Value(total, (*weights, *inputs, bias), (*x, *w, 1.0), "w·x+b")
 
-# %% ../nbs/01-autograd.ipynb #f08e26db
+# %% ../nbs/01-autograd.ipynb #1107efd4
 class Neuron:
     """A weighted sum of `n_inputs` and a bias, followed by `activation`: "relu", "tanh"
     or None. The weights are drawn from `rng`, a random.Random."""
@@ -267,10 +267,12 @@ class Neuron:
         self.activation = activation
 
     def __call__(self, inputs: list[Value]) -> Value:
+        """The output for `n_inputs` values."""
         out = weighted_sum(self.weights, inputs, self.bias)
         return getattr(out, self.activation)() if self.activation else out
 
     def parameters(self) -> list[Value]:
+        """The weights, then the bias."""
         return [*self.weights, self.bias]
 
 
@@ -281,9 +283,11 @@ class Layer:
         self.neurons = [Neuron(n_inputs, activation, rng) for _ in range(n_outputs)]
 
     def __call__(self, inputs: list[Value]) -> list[Value]:
+        """The outputs of all neurons for `n_inputs` values."""
         return [neuron(inputs) for neuron in self.neurons]
 
     def parameters(self) -> list[Value]:
+        """Those of all neurons, one neuron after the other."""
         return [p for neuron in self.neurons for p in neuron.parameters()]
 
 
@@ -306,9 +310,11 @@ class ScalarMLP:
         return values
 
     def parameters(self) -> list[Value]:
+        """Those of all layers, from the first to the last."""
         return [p for layer in self.layers for p in layer.parameters()]
 
     def zero_grad(self) -> None:
+        """Sets the gradients of all parameters to zero."""
         for p in self.parameters():
             p.grad = 0.0
 
@@ -331,7 +337,7 @@ def two_moons(
         labels.append(-1 if k % 2 else 1)
     return points, labels
 
-# %% ../nbs/01-autograd.ipynb #b7f0a410
+# %% ../nbs/01-autograd.ipynb #01a7bc97
 def _unbroadcast(gradient, shape):
     """Sums `gradient` over the axes along which an array of `shape` was broadcast."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
@@ -368,10 +374,12 @@ class Tensor:
         return Tensor(x @ y, (self, other), (lambda g: g @ yt, lambda g: xt @ g))
 
     def relu(self):
+        """max(0, x), element by element."""
         positive = self.data > 0
         return Tensor(self.data * positive, (self,), (lambda g: g * positive,))
 
     def sum(self):
+        """The sum of all elements, a tensor of shape ()."""
         from numpy import broadcast_to
 
         shape = self.data.shape
