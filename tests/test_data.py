@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -111,6 +112,27 @@ def test_offline_with_a_damaged_copy_leaves_it(index, source, tmp_path):
     with pytest.raises(DataError, match=r"names.txt is damaged.*could not be downloaded"):
         fetch(source)
     assert kept(tmp_path) == {"names.txt": b"mine"}
+
+
+def test_counting_what_arrives_survives_what_vanishes(tmp_path):
+    def come_and_go():
+        while not done.is_set():
+            inner = tmp_path / "pip-unpack" / "deeper"
+            inner.mkdir(parents=True)
+            (inner / "a.whl").write_bytes(b"1234")
+            shutil.rmtree(tmp_path / "pip-unpack")
+
+    (tmp_path / "whole.whl").write_bytes(b"123456")
+    (tmp_path / "pip.log").write_bytes(b"not counted")
+    done = threading.Event()
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert {data._arrived(tmp_path) for _ in range(2000)} <= {6, 10}
+    finally:
+        done.set()
+        thread.join()
+    assert data._arrived(tmp_path) == 6
 
 
 def test_truncated_wheel_is_refused(index, source, tmp_path):

@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
                                'zerohero.data.CharTokenizer.encode': ('00-data.html#chartokenizer.encode', 'zerohero/data.py'),
                                'zerohero.data.DataError': ('00-data.html#dataerror', 'zerohero/data.py'),
                                'zerohero.data.Source': ('00-data.html#source', 'zerohero/data.py'),
+                               'zerohero.data._arrived': ('00-data.html#_arrived', 'zerohero/data.py'),
                                'zerohero.data._build_names': ('00-data.html#_build_names', 'zerohero/data.py'),
                                'zerohero.data._build_plays': ('00-data.html#_build_plays', 'zerohero/data.py'),
                                'zerohero.data._choose': ('00-data.html#_choose', 'zerohero/data.py'),

