@@ -32,6 +32,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 APPENDIX = 90  # notebooks from this number on are not chapters, and chapters may use them only for showing things
 PAGE_COLUMNS = 88
+HIDDEN = {"source_hidden": True, "outputs_hidden": True}  # what Jupyter calls a collapsed cell
 CLOSING = ["What we kept", "Summary", "Pitfalls", "Exercises", "References", "Reproduce this chapter", "Next"]
 DIRECTIVES = {
     "default_exp",
@@ -209,9 +210,9 @@ def answers_hidden(book, notebook):
     """Exercises have answers that run, folded on the page and hidden in Jupyter."""
     answers = [cell for cell in notebook.code if option(cell, "code-summary:") == "Answer"]
     faults = [
-        f"{notebook.place(cell)} is an answer that shows itself: it needs #| code-fold: true and the metadata jupyter.source_hidden"
+        f"{notebook.place(cell)} is an answer that shows itself: it needs #| code-fold: true and the metadata jupyter.source_hidden and outputs_hidden"
         for cell in answers
-        if option(cell, "code-fold:") != "true" or not cell["metadata"].get("jupyter", {}).get("source_hidden")
+        if option(cell, "code-fold:") != "true" or cell["metadata"].get("jupyter") != HIDDEN
     ]
     return faults + (["has exercises but no answer"] if notebook.is_chapter and not answers else [])
 
@@ -667,11 +668,7 @@ def write_chapter(root, stem, exported, prose):
         cell("code", f"#| export\n{exported}"),
         cell("code", f'#| fig-alt: "A dot."\n{function}(1)', figure),
         *(cell("markdown", f"## {title}\n\nWords.") for title in CLOSING[:4]),
-        cell(
-            "code",
-            f'#| code-fold: true\n#| code-summary: "Answer"\nassert {function}(2) > 0',
-            jupyter={"source_hidden": True},
-        ),
+        cell("code", f'#| code-fold: true\n#| code-summary: "Answer"\nassert {function}(2) > 0', jupyter=HIDDEN),
         *(cell("markdown", f"## {title}\n\nWords.") for title in CLOSING[4:]),
     ]
     save(root, stem, execute.clean({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
@@ -800,6 +797,7 @@ BREAKS = [
     (closing_sections, swap(FIRST, "## Next", "### Next"), "ends with the sections"),
     (answers_hidden, swap(FIRST, "code-fold: true", "code-fold: false"), "shows itself"),
     (answers_hidden, swap(FIRST, '"source_hidden": true', '"source_hidden": false'), "shows itself"),
+    (answers_hidden, swap(FIRST, '"outputs_hidden": true', '"outputs_hidden": false'), "shows itself"),
     (answers_hidden, swap(FIRST, "Answer", "Solution"), "no answer"),
     (
         outputs_presentable,

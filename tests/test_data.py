@@ -99,7 +99,9 @@ def test_damaged_copy_is_replaced_and_set_aside(source, tmp_path):
 def test_offline_with_an_empty_cache_says_what_to_do(index, source, tmp_path):
     shutil.rmtree(index)
     index.mkdir()
-    with pytest.raises(DataError, match=r"(?s)names.txt is missing.*could not be downloaded.*network connection.*ZEROHERO_DATA"):
+    with pytest.raises(
+        DataError, match=r"(?s)names.txt is missing.*could not be downloaded.*network connection.*ZEROHERO_DATA"
+    ):
         fetch(source)
     assert kept(tmp_path) == {}
 

@@ -268,9 +268,11 @@ def test_folded_code_opens(visit, page):
     assert len(folds) == (written.read_text(encoding="utf-8").count("#| code-fold: true") if written.is_file() else 0)
     for fold in folds:
         code = fold.find_element("css selector", "pre")
-        assert not code.is_displayed(), "an answer is open before the reader asks"
+        outputs = fold.find_elements("xpath", "following-sibling::*[contains(@class, 'cell-output')]")
+        parts = [code, *outputs]
+        assert not any(part.is_displayed() for part in parts), "an answer is open before the reader asks"
         fold.find_element("css selector", "summary").send_keys("\n")
-        eventually(code.is_displayed, "the code shows")
+        eventually(lambda parts=parts: all(p.is_displayed() for p in parts), "the code and its output show")
 
 
 class Links(HTMLParser):
