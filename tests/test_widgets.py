@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("widgets")
     shutil.copytree(WIDGETS, folder / "widgets")
     shutil.copy2(ROOT / "site/styles.css", folder)
-    for name in ("autograd", "bigram"):
+    for name in (path.stem for path in WIDGETS.glob("*.json") if path.stem != "package"):
         (folder / f"{name}.html").write_text(PAGE.replace("NAME", name), encoding="utf-8")
     return folder
 
