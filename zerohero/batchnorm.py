@@ -140,7 +140,7 @@ class BatchNorm1d(nn.Module):
         )
         return out.view(x.shape)
 
-# %% ../nbs/04-batchnorm.ipynb #b2be0fa0
+# %% ../nbs/04-batchnorm.ipynb #fa3e6b71
 class LayerStats(NamedTuple):
     """What `activation_stats` and `gradient_stats` say of the output of one layer."""
 
@@ -177,7 +177,7 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
     modules = {
         module: name or type(module).__name__
         for name, module in model.named_modules()
-        if (isinstance(module, kinds) if kinds else not any(module.children()))
+        if (not any(module.children()) if kinds is None else isinstance(module, kinds))
     }
     kept = {}
 
