@@ -140,7 +140,7 @@ class BatchNorm1d(nn.Module):
         )
         return out.view(x.shape)
 
-# %% ../nbs/04-batchnorm.ipynb #fa3e6b71
+# %% ../nbs/04-batchnorm.ipynb #042e0ab4
 class LayerStats(NamedTuple):
     """What `activation_stats` and `gradient_stats` say of the output of one layer."""
 
@@ -161,7 +161,7 @@ def _layer_stats(values: torch.Tensor, threshold: float | None = None) -> LayerS
     mean, std = values.mean().item(), values.std(correction=0).item()
     return LayerStats(mean, std, saturated, zeros, values)
 
-
+# %% ../nbs/04-batchnorm.ipynb #3f7ea93d
 def _first_tensor(output) -> torch.Tensor | None:
     if isinstance(output, dict):
         output = list(output.values())
@@ -208,7 +208,7 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
         )
     return kept, result
 
-
+# %% ../nbs/04-batchnorm.ipynb #701f3195
 @torch.no_grad()
 def activation_stats(
     model: nn.Module,
