@@ -332,3 +332,99 @@ def test_a_whole_name_is_written_to_its_end(visit, calm):
     eventually(lambda: texts(chrome, ".zhw-letters b")[-1:] == ["."], "the name ends", 30)
     assert len(texts(chrome, ".zhw-names li")) == 1
     assert button(chrome, "Whole name").is_enabled()
+
+
+# ------------------------------------------------------------ batchnorm
+
+
+def layers(chrome):
+    """The lines of the layers that are shown: what is written beside the two histograms of each."""
+    found = texts(chrome, ".zhw-bn-layer:not([hidden]):not(.zhw-bn-head) small")
+    return list(zip(found[::2], found[1::2]))
+
+
+def set_range(chrome, name, value):
+    script = (
+        "const label = [...document.querySelectorAll('.zhw-bn-sliders label')].find(e => e.innerText.includes(arguments[0]));"
+        "const r = label.querySelector('input'); r.value = arguments[1]; r.dispatchEvent(new Event('input'))"
+    )
+    chrome.execute_script(script, name, value)
+
+
+def choose(chrome, nonlinearity):
+    find(chrome, f".zhw option[value='{nonlinearity}']").click()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_deepest_network_fits(visit, width):
+    chrome = visit("batchnorm", width)
+    assert not chrome.find_elements("css selector", "[data-widget] > img"), "the still picture is still there"
+    for nonlinearity, gain in (("tanh", 4), ("relu", 4), ("linear", 0.1)):
+        choose(chrome, nonlinearity)
+        set_range(chrome, "Gain", gain)
+        set_range(chrome, "Depth", 10)
+        assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
+        outside = (
+            "const w = document.querySelector('.zhw').getBoundingClientRect(); return [...document.querySelectorAll('.zhw *')].filter(e => {"
+            "const r = e.getBoundingClientRect(); return r.width && (r.left < w.left - 2 || r.right > w.right + 2); }).map(e => e.outerHTML.slice(0, 100))"
+        )
+        assert chrome.execute_script(outside) == []
+
+
+def test_dark_reaches_the_histograms(visit):
+    chrome = visit("batchnorm")
+    style = (
+        "return ['.zhw-bn-hist-data', '.zhw-bn-hist-grad', '.zhw button'].map(c => {"
+        "const s = getComputedStyle(document.querySelector(c)); return s.fill + s.color })"
+    )
+    light = chrome.execute_script(style)
+    chrome.execute_script("document.documentElement.dataset.scheme = 'alternate'")
+    assert all(a != b for a, b in zip(light, chrome.execute_script(style)))
+
+
+def test_gain_and_depth_move_the_histograms(visit):
+    chrome = visit("batchnorm")
+    shapes = "return [...document.querySelectorAll('.zhw-bn-layer:not([hidden]) path')].map(e => e.getAttribute('d'))"
+    before = chrome.execute_script(shapes)
+    assert len(layers(chrome)) == 5 and len(before) == 10
+    set_range(chrome, "Gain", 0.5)
+    assert all(a != b for a, b in zip(before, chrome.execute_script(shapes)))
+    assert "signal fades" in text(chrome, ".zhw-bn-verdict") and "gradient fades" in text(chrome, ".zhw-bn-verdict")
+    sizes = [float(re.search(r"std ([\d.]+)", forward)[1]) for forward, _ in layers(chrome)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.1 * sizes[0]
+    set_range(chrome, "Depth", 8)
+    assert len(layers(chrome)) == 8 and layers(chrome)[-1][1] == "std 1.0"
+    button(chrome, "Gain 5/3").click()
+    assert text(chrome, ".zhw-bn-verdict").startswith("Healthy")
+
+
+def test_too_much_gain_saturates_and_batchnorm_repairs_it(visit):
+    chrome = visit("batchnorm")
+    set_range(chrome, "Gain", 4)
+    assert "saturated" in text(chrome, ".zhw-bn-verdict")
+    find(chrome, ".zhw-bn-check input").click()
+    assert text(chrome, ".zhw-bn-verdict").startswith("Healthy")
+    alike = layers(chrome)
+    set_range(chrome, "Gain", 0.5)
+    assert [forward for forward, _ in layers(chrome)] == [forward for forward, _ in alike], (
+        "with BatchNorm the gain should not matter"
+    )
+
+
+def test_the_nonlinearity_and_the_draw_can_be_changed_from_the_keyboard(visit):
+    chrome = visit("batchnorm")
+    find(chrome, ".zhw select").send_keys(DOWN)
+    assert "zero" in layers(chrome)[0][0] and button(chrome, "Gain √2").is_enabled()
+    before = layers(chrome)
+    button(chrome, "New draw").send_keys("\n")
+    assert layers(chrome) != before
+    find(chrome, ".zhw-bn-sliders input").send_keys(RIGHT)
+    assert texts(chrome, ".zhw-bn-sliders output")[0] == "1.01"
+    assert all("of layer" in line and "std" in line for line in aria_labels(chrome))
+
+
+def aria_labels(chrome):
+    script = "return [...document.querySelectorAll('.zhw-bn-layer:not([hidden]) svg')].map(e => e.getAttribute('aria-label'))"
+    labels = chrome.execute_script(script)
+    assert len(labels) == 2 * len(layers(chrome))
+    return labels
