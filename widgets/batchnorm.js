@@ -179,7 +179,7 @@ export function mount(element, data) {
   const head = h("div", {class: "zhw-bn-layer zhw-bn-head"}, h("span", {}, "Layer"), ...heads.map(({title, range}) => h("div", {}, h("b", {}, title), " ", range)));
 
   element.replaceChildren(h("div", {class: "zhw"},
-    h("div", {class: "zhw-bar"}, h("label", {}, "Nonlinearity", kind), h("label", {class: "zhw-bn-check"}, norm, "BatchNorm"), h("div", {class: "zhw-buttons"}, advised, again)),
+    h("div", {class: "zhw-bar"}, h("label", {}, "Nonlinearity", kind), h("label", {class: "zhw-bn-check"}, norm, "BatchNorm"), h("div", {class: "zhw-buttons"}, again, advised)),
     h("div", {class: "zhw-sliders zhw-bn-sliders"}, h("label", {}, h("span", {class: "zhw-name"}, "Gain"), gain, gainText), h("label", {}, h("span", {class: "zhw-name"}, "Depth"), depth, depthText)),
     words, head, ...rows.map(({line}) => line)));
 
