@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-# %% ../nbs/05-backprop.ipynb #acdf2676
+# %% ../nbs/05-backprop.ipynb #cfde5862
 def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-8)
 
@@ -55,8 +55,11 @@ def _say_shape(attempt, expected, parts, tolerance) -> str:
         return shapes
     if larger == given:
         rest = grade_gradient(attempt.sum_to_size(wanted), expected, parts, tolerance)
-        what = f"not summed over what was copied: {shapes}"
-        return what + ("" if rest == "right" else f", and after the sum {rest}")
+        padded = (1,) * (len(given) - len(wanted)) + wanted
+        axes = [i for i in range(len(given)) if given[i] != padded[i]]
+        over = "the batch" if axes == [0] else f"axis {', '.join(map(str, axes))}"
+        what = f"not summed over {over}: {given} instead of {wanted}"
+        return what + ("" if rest == "right" else f"; and after that sum, {rest}")
     if larger == wanted and _near(attempt.expand(wanted), expected, tolerance):
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
@@ -111,7 +114,7 @@ def grade_gradient(
     found, wanted = attempt.flatten()[where], expected.flatten()[where]
     return f"wrong, most at {place}: {found:.3g} instead of {wanted:.3g}"
 
-# %% ../nbs/05-backprop.ipynb #6c31ebe9
+# %% ../nbs/05-backprop.ipynb #a14e7604
 class GradientRow(NamedTuple):
     """One line of a `GradientTable`."""
 
@@ -141,6 +144,7 @@ class GradientTable(tuple):
         lines = [("", "shape", "exact", "close", "difference", "")]
         for name, shape, exact, close, difference, verdict in self:
             shown = "-" if math.isnan(difference) else f"{difference:.1e}"
+            shown = "0" if exact else shown
             answers = ("yes" if exact else "no", "yes" if close else "no")
             lines.append((name, str(shape), *answers, shown, verdict))
         widths = [max(map(len, column)) for column in zip(*lines)]
