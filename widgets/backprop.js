@@ -76,7 +76,7 @@ export const agreement = apart => apart === 0 ? "autograd’s gradient is the sa
 
 // ------------------------------------------------------------ the widget
 
-const WIDE = 112, TALL = 34, ACROSS = 124, DOWN = 47; // of a box, and from one to the next
+const WIDE = 114, TALL = 34, ACROSS = 124, DOWN = 47; // of a box, and from one to the next
 const LINES = 1 + Math.max(...Object.values(PLACES).map(([, line]) => line));
 
 /** Put the figure into `element`. `data` is as in backprop.json: the nodes in the order of the backward pass. */
@@ -84,7 +84,7 @@ export function mount(element, data) {
   const {nodes} = data, names = nodes.map(node => node.name), {from, to} = relations(data);
   let chosen = 0;
 
-  const left = name => 6 + PLACES[name][0] * ACROSS, top = name => 4 + PLACES[name][1] * DOWN;
+  const left = name => 5 + PLACES[name][0] * ACROSS, top = name => 4 + PLACES[name][1] * DOWN;
   const boxes = nodes.map(({name, shape: sizes}, i) => {
     const middle = left(name) + WIDE / 2;
     return s("g", {class: "zhw-tensor", role: "button", tabindex: -1, "data-tensor": name, "aria-label": `${name}, ${sizes.length ? sizes.join(" by ") : "one number"}`,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-# %% ../nbs/05-backprop.ipynb #cfde5862
+# %% ../nbs/05-backprop.ipynb #f2f2d805
 def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-8)
 
@@ -38,7 +38,7 @@ def _say_factor(factor: float) -> str:
         said.append(f"{size:.4g} times as large as it should be")
     return ", and ".join(said)
 
-
+# %% ../nbs/05-backprop.ipynb #4b1fc0dc
 def _say_shape(attempt, expected, parts, tolerance) -> str:
     given, wanted = tuple(attempt.shape), tuple(expected.shape)
     shapes = f"it has the shape {given} instead of {wanted}"
@@ -58,13 +58,13 @@ def _say_shape(attempt, expected, parts, tolerance) -> str:
         padded = (1,) * (len(given) - len(wanted)) + wanted
         axes = [i for i in range(len(given)) if given[i] != padded[i]]
         over = "the batch" if axes == [0] else f"axis {', '.join(map(str, axes))}"
-        what = f"not summed over {over}: {given} instead of {wanted}"
+        what = f"not summed over {over}: {given}, not {wanted}"
         return what + ("" if rest == "right" else f"; and after that sum, {rest}")
     if larger == wanted and _near(attempt.expand(wanted), expected, tolerance):
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
 
-
+# %% ../nbs/05-backprop.ipynb #64df7a2c
 def grade_gradient(
     attempt: torch.Tensor | None,
     expected: torch.Tensor,
@@ -99,22 +99,22 @@ def grade_gradient(
         for names in itertools.combinations(parts, some):
             if _near(attempt, sum(parts[name] for name in names), tolerance):
                 missing = " and ".join(name for name in parts if name not in names)
-                return f"the part through {missing} is missing: add up all uses"
+                return f"what comes by {missing} is missing: add up all uses"
     if attempt.ndim == 2:
         if attempt.shape == attempt.T.shape and _near(attempt.T, expected, tolerance):
             return "transposed"
         wrong = (attempt - expected).abs().amax(1) > tolerance * expected.abs().max()
         used = expected.abs().amax(1) > 0
         if 0 < wrong.sum() < used.sum():
-            rows = ", ".join(map(str, wrong.nonzero()[:4, 0].tolist()))
-            rows += ", ..." if wrong.sum() > 4 else ""
-            return f"rows {rows} are wrong: does each add up all its uses?"
+            rows = ", ".join(map(str, wrong.nonzero()[:3, 0].tolist()))
+            rows += ", ..." if wrong.sum() > 3 else ""
+            return f"wrong in rows {rows}: do they add up all uses?"
     where = (attempt - expected).abs().argmax()
     place = [int(i) for i in torch.unravel_index(where, expected.shape)]
     found, wanted = attempt.flatten()[where], expected.flatten()[where]
     return f"wrong, most at {place}: {found:.3g} instead of {wanted:.3g}"
 
-# %% ../nbs/05-backprop.ipynb #a14e7604
+# %% ../nbs/05-backprop.ipynb #ecf5bd8e
 class GradientRow(NamedTuple):
     """One line of a `GradientTable`."""
 
@@ -141,12 +141,11 @@ class GradientTable(tuple):
         return all(row.close for row in self)
 
     def __repr__(self) -> str:
-        lines = [("", "shape", "exact", "close", "difference", "")]
+        lines = [("", "shape", "equal", "difference", "")]
         for name, shape, exact, close, difference, verdict in self:
-            shown = "-" if math.isnan(difference) else f"{difference:.1e}"
-            shown = "0" if exact else shown
-            answers = ("yes" if exact else "no", "yes" if close else "no")
-            lines.append((name, str(shape), *answers, shown, verdict))
+            apart = "-" if math.isnan(difference) else f"{difference:.1e}"
+            equal = "exact" if exact else "close" if close else "no"
+            lines.append((name, str(shape), equal, "0" if exact else apart, verdict))
         widths = [max(map(len, column)) for column in zip(*lines)]
         rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
         return "\n".join(rows)
