@@ -24,7 +24,7 @@ export const WORDS = {
   bnvar_inv: ["In a product each factor gets the gradient times the other factor.", "The row (1, 64) was copied to 32 examples, so its gradient is summed over them."],
   bnvar: ["The power rule: the exponent −½ comes down in front and drops to −1½.", "A row to a row, entry by entry."],
   bndiff2: ["The variance is a mean, in which every square counts 1/32.", "A sum is copied on the way back: the row dbnvar (1, 64) goes to all 32 examples."],
-  bndiff: ["Used twice, so two gradients add up: as a factor of bnraw, and in its own square, whose slope is 2 · bndiff.", "The rows bnvar_inv and dbnraw’s 32 rows broadcast to (32, 64)."],
+  bndiff: ["Used twice, so two gradients add up: as a factor of bnraw, and in its own square, whose slope is 2 · bndiff.", "The row bnvar_inv (1, 64) is copied to all 32 examples."],
   bnmeani: ["What is subtracted gets the gradient with its sign turned.", "The row (1, 64) was copied to 32 examples, so its gradient is summed over them."],
   hprebn: ["Used twice: directly in the difference, and in the mean, where every example counts 1/32.", "The row dbnmeani (1, 64) is copied to all 32 examples."],
   embcat: ["A matrix product: each entry collects the gradient along a row of W1.", "(32, 64) @ (64, 30) is (32, 30), the shape of embcat."],
@@ -147,10 +147,12 @@ export function mount(element, data) {
     for (const edge of edges) edge.path.classList.toggle("zhw-arriving", edge.input === name);
     panel.replaceChildren(...describe(nodes[chosen]));
     count.textContent = chosen ? `gradient ${chosen} of ${nodes.length - 1}` : "backward from here";
+    const held = document.activeElement;
     previous.disabled = chosen === 0;
     next.disabled = chosen === nodes.length - 1;
     if (focus) boxes[chosen].focus({preventScroll: true});
-    else if (document.activeElement === document.body && (previous.disabled || next.disabled)) (chosen ? previous : next).focus({preventScroll: true});
+    else if (held === next && next.disabled) previous.focus(); // the keyboard needs a place to be
+    else if (held === previous && previous.disabled) next.focus();
     const scale = svg.getBoundingClientRect().width / (3 * ACROSS);
     stage.scrollTop = (top(name) + TALL / 2) * scale - stage.clientHeight / 2;
   }
