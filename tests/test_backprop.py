@@ -249,6 +249,7 @@ def test_views_that_are_not_contiguous():
         (lambda: embedding_backward(normal(2, 3), torch.tensor([-1, 0]), 5), IndexError, "run from -1 to 0"),
         (lambda: embedding_backward(normal(2, 3), [0, 1], 5), TypeError, "int64, not list"),
         (lambda: compare_gradients({"a": normal(2)}, b=None), KeyError, "No gradient 'b' among a"),
+        (lambda: compare_gradients({"a": None}, a=normal(2)), TypeError, "retain_grad() is called before backward()"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_at_the_door(call, error, words):

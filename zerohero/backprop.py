@@ -114,7 +114,7 @@ def grade_gradient(
     found, wanted = attempt.flatten()[where], expected.flatten()[where]
     return f"wrong, most at {place}: {found:.3g} instead of {wanted:.3g}"
 
-# %% ../nbs/05-backprop.ipynb #ecf5bd8e
+# %% ../nbs/05-backprop.ipynb #ae84e9c2
 class GradientRow(NamedTuple):
     """One line of a `GradientTable`."""
 
@@ -163,11 +163,16 @@ def compare_gradients(
     `compare_gradients(truth, W1=dW1, b1=db1)`. A gradient may be None, "not yet".
 
     `parts` maps a name to the contributions of the branches, for `grade_gradient`. A
-    name that `expected` lacks raises `KeyError`."""
+    name that `expected` lacks raises `KeyError`, one without a tensor `TypeError`."""
     rows = []
     for name, gradient in gradients.items():
         if name not in expected:
             raise KeyError(f"No gradient {name!r} among {', '.join(expected)}.")
+        if not isinstance(expected[name], torch.Tensor):
+            raise TypeError(
+                f"The expected gradient of {name!r} is {expected[name]!r}, not a tensor. "
+                "Autograd keeps it if retain_grad() is called before backward()."
+            )
         wanted, difference, exact = expected[name].detach(), math.nan, False
         verdict = grade_gradient(gradient, wanted, (parts or {}).get(name), tolerance)
         if isinstance(gradient, torch.Tensor) and gradient.shape == wanted.shape:
