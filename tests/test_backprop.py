@@ -324,8 +324,8 @@ def test_forgotten_branches_are_named():
     parts = {name: normal(3, 2, seed=seed) for seed, name in enumerate("abc")}
     whole = sum(parts.values())
     assert grade_gradient(whole, whole, parts) == "right"
-    assert grade_gradient(parts["a"] + parts["c"], whole, parts) == "what comes by b is missing: add up all uses"
-    assert grade_gradient(parts["b"], whole, parts) == "what comes by a and c is missing: add up all uses"
+    assert grade_gradient(parts["a"] + parts["c"], whole, parts) == "the part of b is missing: add up all uses"
+    assert grade_gradient(parts["b"], whole, parts) == "the part of a and c is missing: add up all uses"
 
 
 @given(seeds)
@@ -334,7 +334,7 @@ def test_an_embedding_that_overwrites_is_found(seed):
     grad = normal(3, 3, 2, seed=seed)
     lost = torch.zeros(7, 2, dtype=torch.float64)
     lost[indices.flatten()] = grad.view(-1, 2)
-    assert grade_gradient(lost, embedding_backward(grad, indices, 7)) == "wrong in rows 0, 2: do they add up all uses?"
+    assert grade_gradient(lost, embedding_backward(grad, indices, 7)) == "wrong in rows 0, 2: add up all their uses?"
 
 
 def test_the_table():

@@ -64,7 +64,7 @@ def _say_shape(attempt, expected, parts, tolerance) -> str:
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
 
-# %% ../nbs/05-backprop.ipynb #64df7a2c
+# %% ../nbs/05-backprop.ipynb #8c51a8c8
 def grade_gradient(
     attempt: torch.Tensor | None,
     expected: torch.Tensor,
@@ -99,7 +99,7 @@ def grade_gradient(
         for names in itertools.combinations(parts, some):
             if _near(attempt, sum(parts[name] for name in names), tolerance):
                 missing = " and ".join(name for name in parts if name not in names)
-                return f"what comes by {missing} is missing: add up all uses"
+                return f"the part of {missing} is missing: add up all uses"
     if attempt.ndim == 2:
         if attempt.shape == attempt.T.shape and _near(attempt.T, expected, tolerance):
             return "transposed"
@@ -108,13 +108,13 @@ def grade_gradient(
         if 0 < wrong.sum() < used.sum():
             rows = ", ".join(map(str, wrong.nonzero()[:3, 0].tolist()))
             rows += ", ..." if wrong.sum() > 3 else ""
-            return f"wrong in rows {rows}: do they add up all uses?"
+            return f"wrong in rows {rows}: add up all their uses?"
     where = (attempt - expected).abs().argmax()
     place = [int(i) for i in torch.unravel_index(where, expected.shape)]
     found, wanted = attempt.flatten()[where], expected.flatten()[where]
     return f"wrong, most at {place}: {found:.3g} instead of {wanted:.3g}"
 
-# %% ../nbs/05-backprop.ipynb #ae84e9c2
+# %% ../nbs/05-backprop.ipynb #debf8a21
 class GradientRow(NamedTuple):
     """One line of a `GradientTable`."""
 
@@ -170,7 +170,7 @@ def compare_gradients(
             raise KeyError(f"No gradient {name!r} among {', '.join(expected)}.")
         if not isinstance(expected[name], torch.Tensor):
             raise TypeError(
-                f"The expected gradient of {name!r} is {expected[name]!r}, not a tensor. "
+                f"The expected gradient of {name!r} is {expected[name]!r}, no tensor. "
                 "Autograd keeps it if retain_grad() is called before backward()."
             )
         wanted, difference, exact = expected[name].detach(), math.nan, False
