@@ -183,7 +183,7 @@ def compare_gradients(
         rows.append(GradientRow(name, shape, exact, close, difference, verdict))
     return GradientTable(rows)
 
-# %% ../nbs/05-backprop.ipynb #062a0f9d
+# %% ../nbs/05-backprop.ipynb #2e46745e
 def _check(**tensors: torch.Tensor) -> None:
     """All must be tensors of floating-point numbers, and of one dtype."""
     dtype = None
@@ -201,7 +201,7 @@ def _check_integers(name: str, tensor: torch.Tensor) -> None:
         kind = getattr(tensor, "dtype", type(tensor).__name__)
         raise TypeError(f"{name} must be a tensor of int64, not {kind}.")
 
-
+# %% ../nbs/05-backprop.ipynb #9cca444b
 def linear_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -234,7 +234,7 @@ def tanh_backward(grad: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         )
     return grad * (1 - h * h)
 
-# %% ../nbs/05-backprop.ipynb #a07d0bee
+# %% ../nbs/05-backprop.ipynb #c822f2d7
 def batchnorm_backward(
     grad: torch.Tensor,
     normalised: torch.Tensor,
@@ -266,7 +266,7 @@ def batchnorm_backward(
     dx = gain * inv_std * (grads - dbias / n - rows * (dgain / n))
     return dx.view(grad.shape), dgain, dbias
 
-
+# %% ../nbs/05-backprop.ipynb #f1961341
 def cross_entropy_backward(
     grad: torch.Tensor | float, logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
@@ -294,7 +294,7 @@ def cross_entropy_backward(
         ) from error
     return out.mul_(grad / targets.numel())
 
-
+# %% ../nbs/05-backprop.ipynb #44c37dcd
 def embedding_backward(
     grad: torch.Tensor, indices: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
