@@ -428,3 +428,71 @@ def aria_labels(chrome):
     labels = chrome.execute_script(script)
     assert len(labels) == 2 * len(layers(chrome))
     return labels
+
+
+# ------------------------------------------------------------ backprop
+
+
+def tensors():
+    return json.loads((WIDGETS / "backprop.json").read_text(encoding="utf-8"))["nodes"]
+
+
+def chosen(chrome):
+    (only,) = chrome.find_elements("css selector", ".zhw-tensor[aria-pressed='true']")
+    in_sight = (
+        "const box = document.querySelector('.zhw-graph').getBoundingClientRect(), r = arguments[0].getBoundingClientRect();"
+        "return r.top >= box.top && r.bottom <= box.bottom"
+    )
+    assert chrome.execute_script(in_sight, only), "the chosen tensor is scrolled out of sight"
+    assert [only] == chrome.find_elements("css selector", ".zhw-tensor[tabindex='0']")
+    return only.get_attribute("data-tensor")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_graph_of_tensors_fits(visit, width):
+    test_it_fits(visit, "backprop", width)
+
+
+def test_the_dark_toggle_reaches_the_graph_of_tensors(visit):
+    test_the_dark_toggle_reaches_it(visit, "backprop")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_next_walks_through_the_backward_pass(visit, width):
+    chrome = visit("backprop", width)
+    assert chosen(chrome) == "loss" and not button(chrome, "Previous").is_enabled()
+    for i, node in enumerate(tensors()[1:], 1):
+        button(chrome, "Next").click()
+        assert chosen(chrome) == node["name"]
+        assert text(chrome, ".zhw-count") == f"gradient {i} of 26"
+        blocks = texts(chrome, ".zhw-derivation pre")
+        assert blocks[-2].split("\n") == node["backward"]
+        assert blocks[-1].startswith(f"d{node['name']}{node['entry']['where']} = ")
+        assert len(chrome.find_elements("css selector", ".zhw-known")) == i
+    assert not button(chrome, "Next").is_enabled()
+    button(chrome, "Previous").click()
+    assert chosen(chrome) == "emb"
+
+
+def test_a_tensor_unfolds_when_clicked(visit):
+    chrome = visit("backprop")
+    find(chrome, "[data-tensor='counts']").click()
+    assert chosen(chrome) == "counts"
+    assert text(chrome, ".zhw-derivation .zhw-title") == "dcounts (32, 27)"
+    assert texts(chrome, ".zhw-derivation pre")[0].split("\n") == [
+        "probs = counts * counts_sum_inv",
+        "counts_sum = counts.sum(1, keepdim=True)",
+    ]
+    assert len(chrome.find_elements("css selector", ".zhw-arriving")) == 2
+
+
+def test_arrow_keys_walk_the_graph(visit):
+    chrome, names = visit("backprop", 390), [node["name"] for node in tensors()]
+    find(chrome, ".zhw-tensor[tabindex='0']").send_keys(DOWN)
+    assert chosen(chrome) == names[1]
+    for keys, name in ((RIGHT, names[2]), (UP, names[1]), (LEFT, "loss"), (UP, "loss"), ("\ue010", "C"), (DOWN, "C")):
+        chrome.switch_to.active_element.send_keys(keys)
+        assert chosen(chrome) == chrome.switch_to.active_element.get_attribute("data-tensor") == name
+    button(chrome, "Previous").send_keys("\n")
+    button(chrome, "Next").send_keys("\n")
+    assert chosen(chrome) == "C" and chrome.switch_to.active_element.text == "Previous"
