@@ -93,6 +93,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
             'zerohero.mlp': { 'zerohero.mlp.MLP': ('03-mlp.html#mlp', 'zerohero/mlp.py'),
                               'zerohero.mlp.MLP.__init__': ('03-mlp.html#mlp.__init__', 'zerohero/mlp.py'),
                               'zerohero.mlp.MLP.forward': ('03-mlp.html#mlp.forward', 'zerohero/mlp.py'),
+                              'zerohero.mlp._evaluating': ('03-mlp.html#_evaluating', 'zerohero/mlp.py'),
                               'zerohero.mlp.draw_names': ('03-mlp.html#draw_names', 'zerohero/mlp.py'),
                               'zerohero.mlp.evaluate': ('03-mlp.html#evaluate', 'zerohero/mlp.py'),
                               'zerohero.mlp.find_lr': ('03-mlp.html#find_lr', 'zerohero/mlp.py'),

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['MLP', 'evaluate', 'fit', 'find_lr', 'draw_names']
 
-# %% ../nbs/03-mlp.ipynb #ce8b934c
+# %% ../nbs/03-mlp.ipynb #c6dcc803
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import nn
 
 from .data import CharTokenizer
 
-# %% ../nbs/03-mlp.ipynb #6fab9fa9
+# %% ../nbs/03-mlp.ipynb #a3b4b076
 class MLP(nn.Module):
     """Predicts a letter from the `block_size` letters before it, after Bengio et al.
     (2003): each letter becomes a vector of `n_embd` numbers, the vectors side by side
@@ -51,10 +52,27 @@ class MLP(nn.Module):
                 f"The contexts must have shape (B, {self.block_size}), not "
                 f"{tuple(x.shape)}."
             )
-        h = torch.tanh(torch.addmm(self.b1, F.embedding(x, self.C).flatten(1), self.W1))
+        try:
+            emb = F.embedding(x, self.C)
+        except IndexError:
+            raise IndexError(
+                f"Symbols are numbered from 0 to {len(self.C) - 1}; the contexts go "
+                f"from {x.min()} to {x.max()}."
+            ) from None
+        h = torch.tanh(torch.addmm(self.b1, emb.flatten(1), self.W1))
         return torch.addmm(self.b2, h, self.W2)
 
-# %% ../nbs/03-mlp.ipynb #a9afe437
+# %% ../nbs/03-mlp.ipynb #1773d98d
+@contextlib.contextmanager
+def _evaluating(model: nn.Module):
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, X: torch.Tensor, Y: torch.Tensor, batch_size: int = 8192
@@ -63,15 +81,13 @@ def evaluate(
     (N,), computed in evaluation mode; the model's mode is as before afterwards."""
     if len(X) != len(Y) or not len(X):
         raise ValueError(f"{len(X)} contexts and {len(Y)} answers do not make pairs.")
-    training = model.training
-    model.eval()
     total = 0.0
-    for x, y in zip(X.split(batch_size), Y.split(batch_size)):
-        total += F.cross_entropy(model(x), y, reduction="sum").item()
-    model.train(training)
+    with _evaluating(model):
+        for x, y in zip(X.split(batch_size), Y.split(batch_size)):
+            total += F.cross_entropy(model(x), y, reduction="sum").item()
     return total / len(X)
 
-# %% ../nbs/03-mlp.ipynb #883a24df
+# %% ../nbs/03-mlp.ipynb #f62b606e
 def fit(
     model: nn.Module,
     X: torch.Tensor,
@@ -89,8 +105,9 @@ def fit(
 
     The learning rate `lr` is a number, or a function of the step, which counts from 0.
     Parameters move against their gradient by `lr` times its size, or as the given
-    `optimizer` of torch moves them. `callback(step)` is called when the gradients of a
-    step are known and the parameters have not moved yet."""
+    `optimizer` of torch moves them with `lr` in all its groups. `callback(step)` is
+    called when the gradients of a step are known and the parameters have not moved yet.
+    The model is left in training mode."""
     if len(X) != len(Y) or not len(X):
         raise ValueError(f"{len(X)} contexts and {len(Y)} answers do not make pairs.")
     if steps < 0 or batch_size < 1:
@@ -114,11 +131,12 @@ def fit(
         else:
             with torch.no_grad():
                 for p in parameters:
-                    p.add_(p.grad, alpha=-rate)
+                    if p.grad is not None:
+                        p.add_(p.grad, alpha=-rate)
         losses[step] = loss.detach()
     return losses
 
-# %% ../nbs/03-mlp.ipynb #8a0d692f
+# %% ../nbs/03-mlp.ipynb #32195eef
 def find_lr(
     model: nn.Module,
     X: torch.Tensor,
@@ -132,21 +150,23 @@ def find_lr(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Trains a copy of `model` while the learning rate grows from `low` to `high` by
     the same factor at each step. Returns the rates and the losses, (steps,) each."""
-    if not 0 < low < high:
-        raise ValueError(f"Needs 0 < low < high, not {low} and {high}.")
+    if not 0 < low < high or steps < 2:
+        raise ValueError(
+            f"Needs 0 < low < high and at least 2 steps, not {low}, {high} and {steps}."
+        )
     rates = torch.logspace(math.log10(low), math.log10(high), steps)
     losses = fit(
         copy.deepcopy(model),
         X,
         Y,
         steps,
-        rates.tolist().__getitem__,
+        lambda step: rates[step].item(),
         batch_size=batch_size,
         generator=generator,
     )
     return rates, losses
 
-# %% ../nbs/03-mlp.ipynb #0c86434a
+# %% ../nbs/03-mlp.ipynb #aa9549e1
 @torch.no_grad()
 def draw_names(
     model: nn.Module,
@@ -157,23 +177,21 @@ def draw_names(
     max_length: int = 1000,
 ) -> list[str]:
     """`n` names drawn letter by letter from `model`, which maps contexts (B,
-    `block_size`) to logits, in evaluation mode. Raises `ValueError` if one is not over
-    after `max_length` letters."""
-    if n < 0:
-        raise ValueError(f"Cannot draw {n} names.")
-    training = model.training
-    model.eval()
+    `block_size`) to logits, in evaluation mode; symbol 0 is the boundary. Raises
+    `ValueError` if one is not over after `max_length` letters."""
+    if n < 0 or block_size < 1:
+        raise ValueError(f"Cannot draw {n} names with {block_size} letters of context.")
     context = torch.zeros(n, block_size, dtype=torch.int64)
     alive, columns = torch.ones(n, dtype=torch.bool), []
-    while alive.any():
-        if len(columns) > max_length:
-            raise ValueError(f"A name did not end within {max_length} letters.")
-        probabilities = model(context).softmax(1)
-        drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        drawn *= alive  # a name that has ended stays at the end
-        alive &= drawn != 0
-        columns.append(drawn)
-        context = torch.cat([context[:, 1:], drawn[:, None]], 1)
-    model.train(training)
+    with _evaluating(model):
+        while alive.any():
+            if len(columns) > max_length:
+                raise ValueError(f"A name did not end within {max_length} letters.")
+            probabilities = model(context).softmax(1)
+            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            drawn *= alive  # a name that has ended stays at the end
+            alive &= drawn != 0
+            columns.append(drawn)
+            context = torch.cat([context[:, 1:], drawn[:, None]], 1)
     rows = torch.stack(columns, 1).tolist() if columns else []
     return [tokenizer.decode(i for i in row if i) for row in rows]
