@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-# %% ../nbs/05-backprop.ipynb #f2f2d805
+# %% ../nbs/05-backprop.ipynb #867f93d4
 def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
-    return bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-8)
+    return bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-7)
 
 
 def _whole(number: float) -> int:
@@ -64,7 +64,7 @@ def _say_shape(attempt, expected, parts, tolerance) -> str:
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
 
-# %% ../nbs/05-backprop.ipynb #8c51a8c8
+# %% ../nbs/05-backprop.ipynb #45ba8a91
 def grade_gradient(
     attempt: torch.Tensor | None,
     expected: torch.Tensor,
@@ -75,7 +75,7 @@ def grade_gradient(
     with it: "right", "not yet" (for None), "transposed", "the sign is wrong", ...
 
     Right is what differs nowhere by more than `tolerance` times the largest entry of
-    `expected` plus 1e-8. `parts` maps the names of the branches along which the
+    `expected` plus 1e-7. `parts` maps the names of the branches along which the
     gradient arrives to their contributions, which sum to `expected`."""
     if attempt is None:
         return "not yet"
@@ -88,7 +88,7 @@ def grade_gradient(
         return _say_shape(attempt, expected, parts, tolerance)
     if not expected.numel() or _near(attempt, expected, tolerance):
         return "right"
-    if expected.abs().max() < 1e-8:
+    if expected.abs().max() < 1e-7:
         return f"it should be zero, and is up to {attempt.abs().max():.1e}"
     if attempt.abs().max() == 0:
         return "it is zero everywhere"
