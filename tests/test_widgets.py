@@ -496,3 +496,234 @@ def test_arrow_keys_walk_the_graph(visit):
     button(chrome, "Previous").send_keys("\n")
     button(chrome, "Next").send_keys("\n")
     assert chosen(chrome) == "C" and chrome.switch_to.active_element.text == "Previous"
+
+
+# ------------------------------------------------------------ mlp
+
+
+def letter(chrome, symbol):
+    return find(chrome, f".zhw-letter[data-letter='{symbol}']")
+
+
+def spots(chrome):
+    """Where the letters' dots are drawn."""
+    script = "return [...document.querySelectorAll('.zhw-place')].map(e => [Number(e.getAttribute('cx')), Number(e.getAttribute('cy'))])"
+    return chrome.execute_script(script)
+
+
+def moved(before, after):
+    """The letters that are no longer where they were."""
+    return "".join(c for c, a, b in zip(".abcdefghijklmnopqrstuvwxyz", before, after) if a != b)
+
+
+def chart(chrome):
+    return chrome.execute_script(
+        "return [...document.querySelectorAll('.zhw-rate')].map(e => Number(e.getAttribute('height')))"
+    )
+
+
+def slide(chrome, value):
+    chrome.execute_script(
+        "const r = document.querySelector('.zhw-training input'); r.value = arguments[0]; r.dispatchEvent(new Event('input'))",
+        value,
+    )
+
+
+def frames():
+    return json.loads((WIDGETS / "mlp.json").read_text(encoding="utf-8"))["frames"]
+
+
+def step_line(frame):
+    return f"step {frame['step']:,}: validation loss "
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_mlp_fits_at_every_step_and_with_every_note(visit, width):
+    test_it_fits(visit, "mlp", width)
+    chrome = visit("mlp", width)
+    find(chrome, ".zhw-typed input").send_keys("1234567890-éß")
+    letter(chrome, "m").send_keys(RIGHT, "e", LEFT, "m")
+    for index in range(len(frames())):
+        slide(chrome, index)
+        assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
+        out = chrome.execute_script(
+            "const r = document.querySelector('.zhw-plane').getBoundingClientRect(); return [...document.querySelectorAll('.zhw-chip')].filter(e => {"
+            "const c = e.getBoundingClientRect(); return c.left < r.left || c.right > r.right + 1 || c.top < r.top || c.bottom > r.bottom; }).length"
+        )
+        assert out == 0
+
+
+def test_mlp_has_a_dark_side(visit):
+    test_the_dark_toggle_reaches_it(visit, "mlp")
+
+
+def test_mlp_goes_through_the_training(visit):
+    chrome, seen = visit("mlp"), set()
+    assert text(chrome, ".zhw-step").startswith(step_line(frames()[-1]))
+    slider = find(chrome, ".zhw-training input")
+    for index in reversed(range(len(frames()))):
+        assert text(chrome, ".zhw-step").startswith(step_line(frames()[index]))
+        assert slider.get_attribute("aria-valuetext") == text(chrome, ".zhw-step")
+        seen.add((str(spots(chrome)), str(chart(chrome))))
+        slider.send_keys(LEFT)
+    assert len(seen) == len(frames())
+    assert slider.get_attribute("value") == "0"
+
+
+def test_mlp_bars_are_the_networks_distribution(visit):
+    chrome = visit("mlp")
+    data = json.loads((WIDGETS / "mlp.json").read_text(encoding="utf-8"))
+    box = find(chrome, ".zhw-typed input")
+    box.clear()
+    box.send_keys("Xx1" + data["check"]["context"].upper())
+    assert text(chrome, ".zhw-typed small") == "ignored: 1"
+    assert text(chrome, ".zhw-side .zhw-title") == f"What comes after '{data['check']['context']}'"
+    weights = [2.718281828 ** (x - max(data["check"]["logits"])) for x in data["check"]["logits"]]
+    bars = chart(chrome)
+    assert [bar / sum(bars) for bar in bars] == pytest.approx([w / sum(weights) for w in weights], abs=1e-3)
+    best = sorted(zip(weights, data["symbols"]), reverse=True)[:3]
+    words = [f"{'the end' if c == '.' else repr(c)} {100 * w / sum(weights):.1f} %" for w, c in best]
+    assert text(chrome, ".zhw-likely") == "likeliest: " + ", ".join(words)
+    for typed, title in (("\ue003" * 20, "at the start of a name"), ("q", "after '..q'"), ("u", "after '.qu'")):
+        box.send_keys(typed)
+        assert text(chrome, ".zhw-side .zhw-title") == f"What comes {title}"
+        assert chart(chrome) != bars
+        bars = chart(chrome)
+    assert len(chrome.find_elements("css selector", ".zhw-read")) == 3, "the dot, q and u have rings"
+
+
+def test_mlp_a_dragged_letter_changes_the_bars_at_once(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("mlp")
+    before, bars = spots(chrome), chart(chrome)
+    likely = text(chrome, ".zhw-likely")
+    assert not button(chrome, "Put back").is_enabled() and text(chrome, ".zhw-change") == ""
+    ActionChains(chrome).click_and_hold(letter(chrome, "m")).move_by_offset(60, 90).perform()
+    held = spots(chrome)
+    assert moved(before, held) == "m"
+    assert held[13][0] > before[13][0] + 30 and held[13][1] > before[13][1] + 50
+    assert chart(chrome) != bars
+    assert re.match(r"'m' moved: .+ \d+\.\d % → .+ %, ", text(chrome, ".zhw-change"))
+    ActionChains(chrome).release().move_by_offset(40, 40).perform()
+    assert spots(chrome) == held, "the letter followed the pointer after its release"
+    button(chrome, "Put back").click()
+    assert spots(chrome) == before and chart(chrome) == bars and text(chrome, ".zhw-likely") == likely
+    assert not button(chrome, "Put back").is_enabled() and text(chrome, ".zhw-change") == ""
+    assert chrome.switch_to.active_element == letter(chrome, "m")
+
+
+def test_mlp_a_letter_cannot_leave_the_plane(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("mlp")
+    box = letter(chrome, "e").rect
+    away = int(1200 - box["x"]), int(5 - box["y"])
+    ActionChains(chrome).click_and_hold(letter(chrome, "e")).move_by_offset(*away).release().perform()
+    paper = chrome.execute_script(
+        "return ['x', 'y', 'width', 'height'].map(k => Number(document.querySelector('.zhw-paper').getAttribute(k)))"
+    )
+    (x, y), (left, top, width, height) = spots(chrome)[5], paper
+    assert left + 0.9 * width < x < left + width and top < y < top + 0.1 * height
+
+
+def test_mlp_a_finger_moves_a_letter_and_elsewhere_the_page(visit):
+    chrome = visit("mlp", 390)
+    chrome.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+
+        def swipe(element, dx, dy):
+            """A finger goes up from a point beside the middle of an element."""
+            box = element.rect
+            x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy
+            for kind, path in (("Start", [0]), ("Move", range(10, 110, 10)), ("End", [])):
+                for up in path or [None]:
+                    at = [] if up is None else [{"x": x, "y": y - up}]
+                    chrome.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+
+        before = spots(chrome)
+        swipe(letter(chrome, "e"), 3, 0)
+        after = spots(chrome)
+        assert moved(before, after) == "e" and after[5][1] < before[5][1] - 80
+        assert chrome.execute_script("return scrollY") == 0
+        chrome.execute_script("document.body.style.paddingBottom = '50rem'")
+        swipe(find(chrome, ".zhw-plane .zhw-paper"), 160, 80)
+        eventually(lambda: chrome.execute_script("return scrollY") > 30, "the page scrolls")
+        assert spots(chrome) == after
+    finally:
+        chrome.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_mlp_arrow_keys_move_a_letter_and_its_key_finds_it(visit):
+    chrome = visit("mlp")
+    assert len(chrome.find_elements("css selector", ".zhw-letter[tabindex='0']")) == 1
+    before, bars = spots(chrome), chart(chrome)
+    find(chrome, ".zhw-letter[tabindex='0']").send_keys("k")
+    assert chrome.switch_to.active_element == letter(chrome, "k") and spots(chrome) == before
+    for key, axis, sign in ((RIGHT, 0, 1), (LEFT, 0, -1), (UP, 1, -1), (DOWN, 1, 1)):
+        was = spots(chrome)
+        letter(chrome, "k").send_keys(key)
+        now = spots(chrome)
+        assert moved(was, now) == "k" and (now[11][axis] - was[11][axis]) * sign > 2
+        assert now[11][1 - axis] == pytest.approx(was[11][1 - axis])
+    letter(chrome, "k").send_keys(UP)
+    assert chart(chrome) == bars, "k is not read, so nothing depends on it"
+    assert text(chrome, ".zhw-change") == "'k' moved, but the network does not read it here: nothing changes."
+    letter(chrome, "k").send_keys("m", UP)
+    assert moved(before, spots(chrome)) == "km" and chart(chrome) != bars
+    assert text(chrome, ".zhw-change").startswith("'k', 'm' moved: ")
+    slide(chrome, 0)
+    slide(chrome, len(frames()) - 1)
+    assert spots(chrome) == before, "another step of training has its own places"
+
+
+def test_mlp_a_letter_names_its_nearest(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome, symbols = visit("mlp"), ".abcdefghijklmnopqrstuvwxyz"
+    flat = frames()[-1]["C"]
+    places = [complex(x, y) for x, y in zip(flat[::2], flat[1::2])]
+
+    def said(symbol):
+        i = symbols.index(symbol)
+        others = sorted((abs(p - places[i]), c) for p, c in zip(places, symbols) if c != symbol)[:3]
+        return ", ".join(f"'{c}' {distance:.2f}" for distance, c in others)
+
+    hint = text(chrome, ".zhw-note")
+    ActionChains(chrome).move_to_element(letter(chrome, "a")).perform()
+    assert text(chrome, ".zhw-note").startswith("'a' is at (") and text(chrome, ".zhw-note").endswith(said("a"))
+    assert len(chrome.find_elements("css selector", ".zhw-tie")) == 3
+    ActionChains(chrome).move_to_element(find(chrome, ".zhw-likely")).perform()
+    assert text(chrome, ".zhw-note") == hint and not chrome.find_elements("css selector", ".zhw-tie")
+    letter(chrome, "a").send_keys("n")
+    assert text(chrome, ".zhw-note").endswith(said("n"))
+    assert letter(chrome, "n").get_attribute("aria-label") == text(chrome, ".zhw-note")
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_mlp_plays_the_training_to_its_end(visit, calm):
+    chrome = visit("mlp", calm=calm)
+    last = spots(chrome)
+    for index in (1, len(frames()) - 1):
+        line = step_line(frames()[index])
+        slide(chrome, index)
+        eventually(lambda line=line: text(chrome, ".zhw-step").startswith(line), "the slider's step is shown")
+    eventually(lambda: spots(chrome) == last, "the letters come to rest where they were")
+    button(chrome, "Play").click()
+    assert text(chrome, ".zhw-step").startswith(step_line(frames()[0])), "at its end the training begins again"
+    watch = """const done = arguments[arguments.length - 1], seen = new Set(), begun = performance.now();
+    const look = () => {
+      seen.add(document.querySelector('.zhw-place').getAttribute('cx'));
+      if (performance.now() - begun < 1500) requestAnimationFrame(look); else done(seen.size);
+    };
+    look();"""
+    places = chrome.execute_async_script(watch)
+    assert places <= 5 if calm else places > 8, "letters jump for who asks for stillness, and glide for others"
+    button(chrome, "Pause").click()
+    paused = text(chrome, ".zhw-step"), spots(chrome)
+    chrome.execute_async_script("setTimeout(arguments[0], 1000)")
+    assert (text(chrome, ".zhw-step"), spots(chrome)) == paused
+    button(chrome, "Play").click()
+    eventually(lambda: text(chrome, ".zhw-step").startswith(step_line(frames()[-1])), "it comes to the end", 30)
+    eventually(lambda: find(chrome, ".zhw-training button").text == "Play", "and stops there")
+    assert spots(chrome) == last
