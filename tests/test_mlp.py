@@ -239,3 +239,40 @@ def test_a_model_that_never_ends_is_stopped_and_a_negative_number_refused():
         draw_names(endless, 2, LETTERS, 1, max_length=12)
     with pytest.raises(ValueError, match="Cannot draw -1 names"):
         draw_names(endless, -1, LETTERS, 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_after_an_error(training):
+    model = Fixed([[-1e9, 0, 0, 0]] * 4).train(training)
+    with pytest.raises(ValueError, match="did not end"):
+        draw_names(model, 2, LETTERS, 1, max_length=3)
+    assert model.training == training
+    with pytest.raises(IndexError):
+        evaluate(model, torch.tensor([[9]]), torch.tensor([0]))
+    assert model.training == training
+
+
+def test_an_unknown_symbol_is_named():
+    with pytest.raises(IndexError, match="numbered from 0 to 3; the contexts go from 1 to 7"):
+        small()(torch.tensor([[1, 2, 7]]))
+
+
+def test_a_parameter_without_a_gradient_stays():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = small(), nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = Spare()
+    fit(model, *questions(), 3, 0.1, generator=seeded())
+    assert torch.equal(model.spare.detach(), torch.ones(3)) and model.spare.grad is None
+
+
+def test_a_window_and_a_sweep_have_a_least_size():
+    with pytest.raises(ValueError, match="0 letters of context"):
+        draw_names(Fixed(torch.zeros(4, 4)), 1, LETTERS, 0)
+    with pytest.raises(ValueError, match="at least 2 steps, not 0.001, 1.0 and 1"):
+        find_lr(small(), *questions(), steps=1)

@@ -113,7 +113,7 @@ CUT_OFF = """
 const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
 return [...document.querySelectorAll("main *, header *")].filter(e => {
   const r = e.getBoundingClientRect();
-  if (!r.width || !r.height || r.right <= innerWidth + 1 && r.left >= -1 || e.closest(".katex-mathml")) return false;
+  if (!r.width || !r.height || r.right <= innerWidth + 1 && r.left >= -1 || e.closest(".katex-mathml, .katex .hide-tail")) return false;
   for (let p = e.parentElement; p; p = p.parentElement) if (scrolls(p)) return false;
   return true;
 }).map(e => e.outerHTML.slice(0, 120));"""
