@@ -16,6 +16,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 <title>widget</title><link rel="icon" href="data:,"><link rel="stylesheet" href="styles.css"><body style="margin: 0"><main class="content">
 <div class="zh-widget" data-widget="NAME"><img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="still"></div></main>
 <script type="module" src="widgets/NAME.js"></script></body></html>"""
+NAMES = sorted(path.stem for path in WIDGETS.glob("*.json") if path.stem != "package")
 LEFT, RIGHT, UP, DOWN = "\ue012", "\ue014", "\ue013", "\ue015"
 
 
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("widgets")
     shutil.copytree(WIDGETS, folder / "widgets")
     shutil.copy2(ROOT / "site/styles.css", folder)
-    for name in (path.stem for path in WIDGETS.glob("*.json") if path.stem != "package"):
+    for name in NAMES:
         (folder / f"{name}.html").write_text(PAGE.replace("NAME", name), encoding="utf-8")
     return folder
 
@@ -99,7 +100,7 @@ def graph(chrome, kind):
     return texts(chrome, f".zhw-node .zhw-number.zhw-{kind}")
 
 
-@pytest.mark.parametrize("name", ["autograd", "bigram"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits(visit, name, width):
     chrome = visit(name, width)
@@ -112,7 +113,7 @@ def test_it_fits(visit, name, width):
     assert chrome.execute_script(outside) == []
 
 
-@pytest.mark.parametrize("name", ["autograd", "bigram"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_dark_toggle_reaches_it(visit, name):
     chrome = visit(name)
     style = "const s = getComputedStyle(document.querySelector('.zhw button')); return [s.color, s.backgroundColor]"
@@ -449,15 +450,6 @@ def chosen(chrome):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_graph_of_tensors_fits(visit, width):
-    test_it_fits(visit, "backprop", width)
-
-
-def test_the_dark_toggle_reaches_the_graph_of_tensors(visit):
-    test_the_dark_toggle_reaches_it(visit, "backprop")
-
-
-@pytest.mark.parametrize("width", [1280, 390])
 def test_next_walks_through_the_backward_pass(visit, width):
     chrome = visit("backprop", width)
     assert chosen(chrome) == "loss" and not button(chrome, "Previous").is_enabled()
@@ -539,7 +531,6 @@ def step_line(frame):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_mlp_fits_at_every_step_and_with_every_note(visit, width):
-    test_it_fits(visit, "mlp", width)
     chrome = visit("mlp", width)
     find(chrome, ".zhw-typed input").send_keys("1234567890-éß")
     letter(chrome, "m").send_keys(RIGHT, "e", LEFT, "m")
@@ -551,10 +542,6 @@ def test_mlp_fits_at_every_step_and_with_every_note(visit, width):
             "const c = e.getBoundingClientRect(); return c.left < r.left || c.right > r.right + 1 || c.top < r.top || c.bottom > r.bottom; }).length"
         )
         assert out == 0
-
-
-def test_mlp_has_a_dark_side(visit):
-    test_the_dark_toggle_reaches_it(visit, "mlp")
 
 
 def test_mlp_goes_through_the_training(visit):
@@ -739,15 +726,6 @@ def write(chrome, name):
 
 def choice(chrome, letter):
     return find(chrome, f".zhw-choice:nth-child({'.abcdefghijklmnopqrstuvwxyz'.index(letter) + 1})")
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_tree_fits(visit, width):
-    test_it_fits(visit, "wavenet", width)
-
-
-def test_the_dark_toggle_reaches_the_tree(visit):
-    test_the_dark_toggle_reaches_it(visit, "wavenet")
 
 
 def test_typing_moves_the_tree(visit):
