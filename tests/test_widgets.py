@@ -332,3 +332,79 @@ def test_a_whole_name_is_written_to_its_end(visit, calm):
     eventually(lambda: texts(chrome, ".zhw-letters b")[-1:] == ["."], "the name ends", 30)
     assert len(texts(chrome, ".zhw-names li")) == 1
     assert button(chrome, "Whole name").is_enabled()
+
+
+# ------------------------------------------------------------ wavenet
+
+
+def write(chrome, name):
+    button(chrome, "Clear").click()
+    find(chrome, ".zhw-typed").send_keys(name)
+
+
+def choice(chrome, letter):
+    return find(chrome, f".zhw-choice:nth-child({'.abcdefghijklmnopqrstuvwxyz'.index(letter) + 1})")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_tree_fits(visit, width):
+    test_it_fits(visit, "wavenet", width)
+
+
+def test_the_dark_toggle_reaches_the_tree(visit):
+    test_the_dark_toggle_reaches_it(visit, "wavenet")
+
+
+def test_typing_moves_the_tree(visit):
+    chrome = visit("wavenet")
+    for name, leaves in (("em", "......em"), ("Maximi lian.", "ximilian"), ("", "........")):
+        write(chrome, name)
+        pieces = texts(chrome, ".zhw-piece")
+        assert "".join(pieces[:8]) == pieces[-1] == leaves
+        assert len(pieces) == 15
+    assert find(chrome, ".zhw-typed").get_attribute("value") == ""
+    colours = "return [...document.querySelectorAll('.zhw-unit')].map(e => e.style.fillOpacity + e.classList)"
+    before = chrome.execute_script(colours)
+    write(chrome, "a")
+    after = chrome.execute_script(colours)
+    assert len(after) == 8 * 24 + 7 * 128 and sum(a != b for a, b in zip(before, after)) > 200
+
+
+def test_the_prediction_is_that_of_python(visit):
+    chrome = visit("wavenet")
+    stored = json.loads((WIDGETS / "wavenet.json").read_text(encoding="utf-8"))
+    for name, logits in stored["checks"].items():
+        write(chrome, name)
+        weights = [2.718281828459045**z for z in logits]
+        for letter, weight in zip(stored["symbols"], weights):
+            label = choice(chrome, letter).get_attribute("aria-label")
+            assert label.startswith("the end: " if letter == "." else f"{letter}: ")
+            percent = 0 if "under" in label else float(label.split()[-2])
+            assert percent == pytest.approx(100 * weight / sum(weights), abs=0.2)
+
+
+def test_choosing_letters_writes_a_name(visit):
+    chrome = visit("wavenet")
+    button(chrome, "Clear").click()
+    choice(chrome, "e").click()
+    for letter in "va":
+        choice(chrome, letter).send_keys("\n")
+    assert find(chrome, ".zhw-typed").get_attribute("value") == "eva"
+    assert text(chrome, ".zhw-wavenet .zhw-title").startswith("After 'eva': ")
+    choice(chrome, ".").click()
+    assert text(chrome, ".zhw-drawn") == "Names: eva"
+    choice(chrome, "a").click()
+    assert find(chrome, ".zhw-typed").get_attribute("value") == "a", "after the end a new name begins"
+    write(chrome, "abcdefghijklmnopqrstuvwxyz")
+    assert find(chrome, ".zhw-typed").get_attribute("value") == "abcdefghijklmnopqrst"
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_the_rest_of_a_name_is_drawn(visit, calm):
+    chrome = visit("wavenet", calm=calm)
+    write(chrome, "mar")
+    button(chrome, "Draw the rest").click()
+    eventually(lambda: "is complete" in text(chrome, ".zhw-wavenet .zhw-title"), "the name ends", 30)
+    name = find(chrome, ".zhw-typed").get_attribute("value")
+    assert name.startswith("mar") and text(chrome, ".zhw-drawn") == f"Names: {name}"
+    assert button(chrome, "Draw the rest").is_enabled()
