@@ -39,17 +39,17 @@ class FlattenConsecutive(nn.Module):
             )
         return x.reshape(B, T // self.n, self.n * C)
 
-# %% ../nbs/06-wavenet.ipynb #a3a4203a
+# %% ../nbs/06-wavenet.ipynb #de5cd072
 class WaveNet(nn.Module):
-    """Predicts a letter from the `block_size` letters before it, which are joined two at
-    a time, level by level, until one vector is left (after van den Oord et al., 2016,
-    and Karpathy's lecture; the defaults are the lecture's, 76,579 parameters).
+    """Predicts a letter from the `block_size` letters before it, which are joined two
+    at a time, level by level, until one vector is left (after van den Oord et al.,
+    2016, and Karpathy's lecture; the defaults are the lecture's, 76,579 parameters).
 
     A level is a linear layer without bias, a normalisation and an activation. `norm` is
-    "batch" or "layer" (Ba et al., 2016), `activation` is "tanh" or "gelu" (Hendrycks and
-    Gimpel, 2016), `dropout` the share of activations that is set to zero in training
-    (Srivastava et al., 2014), drawn from torch's global generator. The weights start
-    from `generator`, the output layer a tenth as large as the others.
+    "batch" or "layer" (Ba et al., 2016), `activation` is "tanh" or "gelu" (Hendrycks
+    and Gimpel, 2016), `dropout` the share of activations that is set to zero in
+    training (Srivastava et al., 2014), drawn from torch's global generator. The weights
+    start from `generator`, the output layer a tenth as large as the others.
 
     Raises `ValueError` if `block_size` is no power of 2, or for an unknown option."""
 
