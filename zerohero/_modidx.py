@@ -105,4 +105,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
                                'zerohero.plot.heatmap': ('90-plot.html#heatmap', 'zerohero/plot.py'),
                                'zerohero.plot.histograms': ('90-plot.html#histograms', 'zerohero/plot.py'),
                                'zerohero.plot.loss_curve': ('90-plot.html#loss_curve', 'zerohero/plot.py'),
-                               'zerohero.plot.thumbnail': ('90-plot.html#thumbnail', 'zerohero/plot.py')}}}
+                               'zerohero.plot.thumbnail': ('90-plot.html#thumbnail', 'zerohero/plot.py')},
+            'zerohero.wavenet': { 'zerohero.wavenet.FlattenConsecutive': ('06-wavenet.html#flattenconsecutive', 'zerohero/wavenet.py'),
+                                  'zerohero.wavenet.FlattenConsecutive.__init__': ( '06-wavenet.html#flattenconsecutive.__init__',
+                                                                                    'zerohero/wavenet.py'),
+                                  'zerohero.wavenet.FlattenConsecutive.forward': ( '06-wavenet.html#flattenconsecutive.forward',
+                                                                                   'zerohero/wavenet.py'),
+                                  'zerohero.wavenet.WaveNet': ('06-wavenet.html#wavenet', 'zerohero/wavenet.py'),
+                                  'zerohero.wavenet.WaveNet.__init__': ('06-wavenet.html#wavenet.__init__', 'zerohero/wavenet.py'),
+                                  'zerohero.wavenet.WaveNet.forward': ('06-wavenet.html#wavenet.forward', 'zerohero/wavenet.py')}}}
