@@ -189,3 +189,9 @@ def test_the_figure_shows_what_was_recorded():
     lecture, better = record["arc"][3:]
     assert lecture["parameters"] == better["parameters"] == 76_579
     assert lecture["validation"] <= 1.995 and better["validation"] <= 1.97
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_dropout_leaves_something(dropout):
+    with pytest.raises(ValueError, match="dropout is a share below 1"):
+        WaveNet(dropout=dropout)

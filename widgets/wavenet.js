@@ -83,14 +83,12 @@ export const tidy = (model, text) => [...text.toLowerCase()].filter(c => c !== "
 
 const LONGEST = 20; // letters
 
-/** For each level, which nodes of this context an earlier context of the same name had as well. */
+/** For each level, which nodes sliding over the name had computed before its last letter came: all but the newest. */
 export function known(model, name) {
-  const T = contextLength(model), padded = ".".repeat(T) + name;
-  const pieces = (text, size) => Array.from({length: T / size}, (_, i) => text.slice(i * size, (i + 1) * size));
+  const T = contextLength(model);
   return model.levels.map((_, level) => {
-    const size = 2 ** (level + 1), before = new Set();
-    for (let end = T; end < padded.length; end++) for (const piece of pieces(padded.slice(end - T, end), size)) before.add(piece);
-    return pieces(padded.slice(-T), size).map(piece => before.has(piece));
+    const nodes = T >> (level + 1);
+    return Array.from({length: nodes}, (_, i) => name.length > 0 && i < nodes - 1);
   });
 }
 

@@ -62,10 +62,11 @@ test("a draw falls where the uniform number points", () => {
   assert.deepEqual([number(), number()], [0.6270739405881613, 0.002735721180215478]);
 });
 
-test("a node is known if an earlier context of the name had it", () => {
+test("all nodes but the newest of each level were computed for earlier letters", () => {
   assert.deepEqual(known(model, ""), [[false, false, false, false], [false, false], [false]]);
   assert.deepEqual(known(model, "em"), [[true, true, true, false], [true, false], [false]]);
   assert.deepEqual(known(model, "emma"), [[true, true, true, false], [true, false], [false]]);
+  assert.deepEqual(known(model, "anan"), known(model, "emma"), "a pair that comes again is computed again");
   const nodes = known(model, "maximilian");
   assert.deepEqual(nodes.map(row => row.at(-1)), [false, false, false], "the last letter makes one new node per level");
   assert.deepEqual(nodes.map(row => row.filter(x => !x).length), [1, 1, 1]);

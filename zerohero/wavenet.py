@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['FlattenConsecutive', 'WaveNet']
 
-# %% ../nbs/06-wavenet.ipynb #a9230e30
+# %% ../nbs/06-wavenet.ipynb #61244040
 import torch
 from torch import nn
 
@@ -39,7 +39,7 @@ class FlattenConsecutive(nn.Module):
             )
         return x.reshape(B, T // self.n, self.n * C)
 
-# %% ../nbs/06-wavenet.ipynb #de5cd072
+# %% ../nbs/06-wavenet.ipynb #2b863ad4
 class WaveNet(nn.Module):
     """Predicts a letter from the `block_size` letters before it, which are joined two
     at a time, level by level, until one vector is left (after van den Oord et al.,
@@ -51,7 +51,8 @@ class WaveNet(nn.Module):
     training (Srivastava et al., 2014), drawn from torch's global generator. The weights
     start from `generator`, the output layer a tenth as large as the others.
 
-    Raises `ValueError` if `block_size` is no power of 2, or for an unknown option."""
+    Raises `ValueError` if `block_size` is no power of 2, if `dropout` is not from 0 to
+    below 1, or for an unknown option."""
 
     def __init__(
         self,
@@ -71,6 +72,8 @@ class WaveNet(nn.Module):
                 "The block_size must be a power of 2, since two positions become one "
                 f"at each level: 2, 4, 8, ..., not {block_size}."
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share below 1, not {dropout}.")
         norms = {"batch": BatchNorm1d, "layer": nn.LayerNorm}
         activations = {"tanh": Tanh, "gelu": nn.GELU}
         for what, options in ((norm, norms), (activation, activations)):
