@@ -264,7 +264,7 @@ def test_views_that_are_not_contiguous():
         (
             lambda: grade_gradient(MATRIX, MATRIX, {"one": MATRIX.T}),
             ValueError,
-            "The part of one must have the shape (6, 4) of the gradient, not (4, 6)",
+            "The part of one must have the gradient's shape (6, 4), not (4, 6)",
         ),
         (lambda: compare_gradients({"a": normal(2)}, b=None), KeyError, "No gradient 'b' among a"),
         (lambda: compare_gradients({"a": None}, a=normal(2)), TypeError, "retain_grad() is called before backward()"),

@@ -49,7 +49,7 @@ def _say_factor(factor: float) -> str:
         said.append(f"{size:.6g} times as large as it should be")
     return ", and ".join(said)
 
-# %% ../nbs/05-backprop.ipynb #c61af8fd
+# %% ../nbs/05-backprop.ipynb #932283b2
 def _say_shape(attempt, expected, parts, tolerance, floor) -> str:
     """What may be wrong with an `attempt` whose shape is not that of `expected`."""
     how = parts, tolerance, floor
@@ -75,11 +75,11 @@ def _say_shape(attempt, expected, parts, tolerance, floor) -> str:
         over = "the batch" if axes == [0] else f"axis {', '.join(map(str, axes))}"
         what = f"not summed over {over}: {given}, not {wanted}"
         return what + ("" if rest == "right" else f"; and after that sum, {rest}")
-    if larger == wanted and _near(attempt.expand(wanted), expected, *how[1:]):
+    if larger == wanted and _near(attempt.expand(wanted), expected, tolerance, floor):
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
 
-# %% ../nbs/05-backprop.ipynb #05f3cc61
+# %% ../nbs/05-backprop.ipynb #dafb2481
 def grade_gradient(
     attempt: torch.Tensor | None,
     expected: torch.Tensor,
@@ -99,8 +99,8 @@ def grade_gradient(
     for name, part in parts.items():
         if part.shape != expected.shape:
             raise ValueError(
-                f"The part of {name} must have the shape {tuple(expected.shape)} of the "
-                f"gradient, not {tuple(part.shape)}: copy it with expand."
+                f"The part of {name} must have the gradient's shape "
+                f"{tuple(expected.shape)}, not {tuple(part.shape)}: see expand."
             )
     if attempt is None:
         return "not yet"
