@@ -207,6 +207,15 @@ def test_batchnorm_agrees_with_the_books_layer_in_single_precision(shape):
     assert compare_gradients(names, **dict(zip(names, got))).close
 
 
+@pytest.mark.parametrize("lead", [(1,), (1, 1)])
+def test_batchnorm_over_one_example_passes_nothing_back(lead):
+    grad, normalised = normal(*lead, 3, seed=1), torch.zeros(*lead, 3, dtype=torch.float64)
+    inv_std, gain = torch.full((3,), 1e-5).double() ** -0.5, normal(3, seed=2)
+    dx, dgain, dbias = batchnorm_backward(grad, normalised, inv_std, gain)
+    assert dx.shape == grad.shape and not dx.any() and not dgain.any()
+    assert torch.equal(dbias, grad.view(3))
+
+
 def test_views_that_are_not_contiguous():
     x, upstream, weight = normal(3, 5, 4, seed=1), normal(2, 5, 3, seed=2), normal(3, 2, seed=3)
     x, upstream = x.permute(1, 2, 0)[:, :2], upstream.permute(1, 0, 2)[..., :2]
@@ -248,6 +257,15 @@ def test_views_that_are_not_contiguous():
         (lambda: embedding_backward(normal(2, 3), torch.tensor([0, 5]), 5), IndexError, "0 to 4, and run from 0 to 5"),
         (lambda: embedding_backward(normal(2, 3), torch.tensor([-1, 0]), 5), IndexError, "run from -1 to 0"),
         (lambda: embedding_backward(normal(2, 3), [0, 1], 5), TypeError, "int64, not list"),
+        (lambda: embedding_backward(normal(2, 3), torch.tensor([0, 1]), -1), ValueError, "at least 1, not -1"),
+        (lambda: embedding_backward(normal(2, 3), torch.tensor([0, 1]), 2.5), ValueError, "at least 1, not 2.5"),
+        (lambda: cross_entropy_backward("a", normal(2, 3), torch.tensor([0, 1])), TypeError, "a number, not str"),
+        (lambda: compare_gradients({"a": normal(2)}), ValueError, "at least one gradient"),
+        (
+            lambda: grade_gradient(MATRIX, MATRIX, {"one": MATRIX.T}),
+            ValueError,
+            "The part of one must have the gradient's shape (6, 4), not (4, 6)",
+        ),
         (lambda: compare_gradients({"a": normal(2)}, b=None), KeyError, "No gradient 'b' among a"),
         (lambda: compare_gradients({"a": None}, a=normal(2)), TypeError, "retain_grad() is called before backward()"),
     ],
@@ -281,6 +299,37 @@ def test_a_wrong_scale_is_named(n, negative, seed):
         bessel = grade_gradient(sign * expected * n / (n - 1), expected)
         assert bessel == f"{said}{n}/{n - 1} times too large: 1/{n - 1} instead of 1/{n}?"
         assert f"{n}/{n - 1} times too small" in grade_gradient(sign * expected * (n - 1) / n, expected)
+
+
+@given(seeds)
+def test_a_wrong_sign_is_named_whatever_the_rounding(seed):
+    expected = normal(5, 3, seed=seed)
+    wrong = -expected * (1 + 1e-7 * normal(5, 3, seed=seed + 1))
+    assert grade_gradient(wrong, expected) == "the sign is wrong"
+    assert grade_gradient(wrong.float(), expected.float()) == "the sign is wrong"
+
+
+@pytest.mark.parametrize("factor", [723.4, 1.0003, 1.00003, 0.9997, 0.3, 1 / 723.4])
+def test_an_odd_factor_is_no_whole_number(factor):
+    said = f"{factor:.6g} times as large as it should be"
+    assert grade_gradient(MATRIX * factor, MATRIX) == said
+    negative = "the sign is wrong" + (f", and {said}" if abs(factor - 1) > 1e-4 else "")
+    assert grade_gradient(MATRIX * -factor, MATRIX) == negative
+
+
+def test_the_floor_can_be_lowered_for_small_gradients():
+    small = 1e-6 * MATRIX / MATRIX.abs().max()
+    assert grade_gradient(small * 32 / 31, small) == "right"
+    assert grade_gradient(small * 32 / 31, small, floor=0).startswith("32/31 times too large")
+    assert compare_gradients({"a": small}, a=small * 32 / 31).close
+    assert not compare_gradients({"a": small}, floor=0, a=small * 32 / 31).close
+    assert grade_gradient(small, 0 * small, floor=0) == "it should be zero, and is up to 1.0e-06"
+
+
+def test_the_shape_of_the_transpose_is_not_yet_the_transpose():
+    assert grade_gradient(normal(4, 6, seed=8), MATRIX).startswith(
+        "it has the shape of the transpose, and transposed it is wrong, most at ["
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,7 +383,7 @@ def test_an_embedding_that_overwrites_is_found(seed):
     grad = normal(3, 3, 2, seed=seed)
     lost = torch.zeros(7, 2, dtype=torch.float64)
     lost[indices.flatten()] = grad.view(-1, 2)
-    assert grade_gradient(lost, embedding_backward(grad, indices, 7)) == "wrong in rows 0, 2: add up all their uses?"
+    assert grade_gradient(lost, embedding_backward(grad, indices, 7)) == "wrong in rows 0, 2, right in all others"
 
 
 def test_the_table():

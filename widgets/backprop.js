@@ -72,7 +72,7 @@ export function worked(name, {where, how, rest, value}) {
 }
 
 /** How near autograd's gradient is. */
-export const agreement = apart => apart === 0 ? "autograd’s gradient is the same to the last bit" : `autograd’s gradient differs nowhere by more than ${apart.toExponential(0)}`;
+export const agreement = apart => apart === 0 ? "autograd’s gradient is the same to the last bit" : `autograd’s gradient differs by about ${apart.toExponential(0)} where it differs most`;
 
 // ------------------------------------------------------------ the widget
 

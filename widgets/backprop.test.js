@@ -46,6 +46,12 @@ test("the worked entries come out at the chapter's numbers", () => {
   }
 });
 
+test("only negative numbers stand in brackets", () => {
+  for (const {name, entry} of data.nodes.slice(1)) {
+    for (const [, inside] of entry.how.matchAll(/(?<![\w)])\(([-\d.e]+)\)/g)) assert.ok(inside.startsWith("-"), `${name}: ${entry.how}`);
+  }
+});
+
 test("an entry in words", () => {
   assert.equal(worked("probs", {where: "[0, 3]", how: "(-0.03125) / 0.5", rest: null, value: -0.0625}), "dprobs[0, 3] = (-0.03125) / 0.5 = -0.0625");
   assert.equal(worked("b2", {where: "[3]", how: "(-0.5)", rest: "0.25", value: -0.25}), "db2[3] = (-0.5) + 0.25 = -0.25");
@@ -58,5 +64,5 @@ test("shapes and numbers are written as Python writes them", () => {
   assert.deepEqual([[32, 27], [27], [32, 3, 10]].map(shape), ["(32, 27)", "(27,)", "(32, 3, 10)"]);
   assert.deepEqual([0.123456789, -2.5, 0, 1e-9].map(five), ["0.12346", "-2.5", "0", "1e-9"]);
   assert.match(agreement(0), /last bit/);
-  assert.match(agreement(9.3e-10), /more than 9e-10/);
+  assert.match(agreement(9.3e-10), /about 9e-10 where it differs most/);
 });

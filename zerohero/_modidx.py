@@ -10,6 +10,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
                                                                               'zerohero/backprop.py'),
                                    'zerohero.backprop.GradientTable.exact': ( '05-backprop.html#gradienttable.exact',
                                                                               'zerohero/backprop.py'),
+                                   'zerohero.backprop._bessel': ('05-backprop.html#_bessel', 'zerohero/backprop.py'),
                                    'zerohero.backprop._check': ('05-backprop.html#_check', 'zerohero/backprop.py'),
                                    'zerohero.backprop._check_integers': ('05-backprop.html#_check_integers', 'zerohero/backprop.py'),
                                    'zerohero.backprop._near': ('05-backprop.html#_near', 'zerohero/backprop.py'),

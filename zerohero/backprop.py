@@ -12,109 +12,137 @@ from typing import NamedTuple
 
 import torch
 
-# %% ../nbs/05-backprop.ipynb #867f93d4
-def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
-    return bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-7)
+# %% ../nbs/05-backprop.ipynb #9515dcb9
+def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float, floor: float) -> bool:
+    """Whether `a` differs from `b` nowhere by more than `tolerance` times the largest
+    entry of `b`, plus `floor`."""
+    return bool((a - b).abs().max() <= tolerance * b.abs().max() + floor)
 
 
-def _whole(number: float) -> int:
+def _whole(number: float, tolerance: float = 1e-3) -> int:
     """`number` as an integer of 2 or more if it is very nearly one, else 0."""
     nearest = round(number)
-    return nearest if nearest >= 2 and abs(number - nearest) < 1e-3 * nearest else 0
+    return nearest if nearest >= 2 and abs(number - nearest) < tolerance else 0
+
+
+def _bessel(size: float) -> int:
+    """The k up to 300 for which `size` is k / (k - 1), else 0. An error of `size`
+    appears in k multiplied by about k squared, so the tolerance grows with it."""
+    k = size / (size - 1)
+    return _whole(k, 1e-5 * k * k) if k < 300.5 else 0
 
 
 def _say_factor(factor: float) -> str:
     size, said = abs(factor), ["the sign is wrong"] if factor < 0 else []
+    if said and abs(size - 1) <= 1e-4:
+        return said[0]
     if k := _whole(size):
         said.append(f"{k} times too large: is the mean's 1/n missing?")
     elif k := _whole(1 / size):
         hint = "the slope of x**2 is 2 * x" if k == 2 else "one 1/n too many?"
         said.append(f"{k} times too small: {hint}")
-    elif size > 1 and (k := _whole(size / (size - 1))):
+    elif size > 1 and (k := _bessel(size)):
         said.append(f"{k}/{k - 1} times too large: 1/{k - 1} instead of 1/{k}?")
-    elif size < 1 and (k := _whole(1 / (1 - size))):
+    elif size < 1 and (k := _bessel(1 / size)):
         said.append(f"{k}/{k - 1} times too small: 1/{k} instead of 1/{k - 1}?")
-    elif abs(size - 1) > 1e-4:
-        said.append(f"{size:.4g} times as large as it should be")
+    else:
+        said.append(f"{size:.6g} times as large as it should be")
     return ", and ".join(said)
 
-# %% ../nbs/05-backprop.ipynb #4b1fc0dc
-def _say_shape(attempt, expected, parts, tolerance) -> str:
+# %% ../nbs/05-backprop.ipynb #932283b2
+def _say_shape(attempt, expected, parts, tolerance, floor) -> str:
+    """What may be wrong with an `attempt` whose shape is not that of `expected`."""
+    how = parts, tolerance, floor
     given, wanted = tuple(attempt.shape), tuple(expected.shape)
     shapes = f"it has the shape {given} instead of {wanted}"
     if attempt.numel() == expected.numel() and _near(
-        attempt.reshape(wanted), expected, tolerance
+        attempt.reshape(wanted), expected, tolerance, floor
     ):
         return f"the numbers are right, but {shapes}: use view or keepdim"
     if attempt.ndim == 2 and given == wanted[::-1]:
-        rest = grade_gradient(attempt.T, expected, parts, tolerance)
+        rest = grade_gradient(attempt.T, expected, *how)
+        if rest.startswith("wrong"):
+            return f"it has the shape of the transpose, and transposed it is {rest}"
         return "transposed" + ("" if rest == "right" else f", and then {rest}")
     try:
         larger = torch.broadcast_shapes(given, wanted)
     except RuntimeError:
         return shapes
     if larger == given:
-        rest = grade_gradient(attempt.sum_to_size(wanted), expected, parts, tolerance)
+        rest = grade_gradient(attempt.sum_to_size(wanted), expected, *how)
         padded = (1,) * (len(given) - len(wanted)) + wanted
         axes = [i for i in range(len(given)) if given[i] != padded[i]]
         over = "the batch" if axes == [0] else f"axis {', '.join(map(str, axes))}"
         what = f"not summed over {over}: {given}, not {wanted}"
         return what + ("" if rest == "right" else f"; and after that sum, {rest}")
-    if larger == wanted and _near(attempt.expand(wanted), expected, tolerance):
+    if larger == wanted and _near(attempt.expand(wanted), expected, tolerance, floor):
         return f"the numbers are right, but {shapes}: copy them with expand"
     return shapes
 
-# %% ../nbs/05-backprop.ipynb #45ba8a91
+# %% ../nbs/05-backprop.ipynb #dafb2481
 def grade_gradient(
     attempt: torch.Tensor | None,
     expected: torch.Tensor,
     parts: Mapping[str, torch.Tensor] | None = None,
     tolerance: float = 1e-5,
+    floor: float = 1e-7,
 ) -> str:
     """Says whether `attempt` is the gradient `expected`, and if not, what may be wrong
     with it: "right", "not yet" (for None), "transposed", "the sign is wrong", ...
 
     Right is what differs nowhere by more than `tolerance` times the largest entry of
-    `expected` plus 1e-7. `parts` maps the names of the branches along which the
-    gradient arrives to their contributions, which sum to `expected`."""
+    `expected` plus `floor`, below which a gradient counts as zero but for rounding.
+    `parts` maps the names of the branches along which the gradient arrives to their
+    contributions, which have the shape of `expected` and sum to it; a part of another
+    shape raises `ValueError`."""
+    parts = parts or {}
+    for name, part in parts.items():
+        if part.shape != expected.shape:
+            raise ValueError(
+                f"The part of {name} must have the gradient's shape "
+                f"{tuple(expected.shape)}, not {tuple(part.shape)}: see expand."
+            )
     if attempt is None:
         return "not yet"
     if not isinstance(attempt, torch.Tensor):
         return f"not a tensor but {type(attempt).__name__}"
-    attempt, parts = attempt.detach().to(expected.dtype), parts or {}
+    attempt = attempt.detach().to(expected.dtype)
     if not attempt.isfinite().all():
         return "it holds infinities or nan: a division by zero?"
     if attempt.shape != expected.shape:
-        return _say_shape(attempt, expected, parts, tolerance)
-    if not expected.numel() or _near(attempt, expected, tolerance):
+        return _say_shape(attempt, expected, parts, tolerance, floor)
+    if not expected.numel() or _near(attempt, expected, tolerance, floor):
         return "right"
-    if expected.abs().max() < 1e-7:
+    if expected.abs().max() <= floor:
         return f"it should be zero, and is up to {attempt.abs().max():.1e}"
     if attempt.abs().max() == 0:
         return "it is zero everywhere"
     factor = ((attempt * expected).sum() / (expected * expected).sum()).item()
-    if factor and _near(attempt / factor, expected, tolerance):
+    if factor and _near(attempt / factor, expected, tolerance, floor):
         return _say_factor(factor)
     for some in range(1, len(parts)):
         for names in itertools.combinations(parts, some):
-            if _near(attempt, sum(parts[name] for name in names), tolerance):
+            some_parts = sum(parts[name] for name in names)
+            if _near(attempt, some_parts, tolerance, floor):
                 missing = " and ".join(name for name in parts if name not in names)
                 return f"the part of {missing} is missing: add up all uses"
     if attempt.ndim == 2:
-        if attempt.shape == attempt.T.shape and _near(attempt.T, expected, tolerance):
+        square = attempt.shape == attempt.T.shape
+        if square and _near(attempt.T, expected, tolerance, floor):
             return "transposed"
-        wrong = (attempt - expected).abs().amax(1) > tolerance * expected.abs().max()
+        allowed = tolerance * expected.abs().max() + floor
+        wrong = (attempt - expected).abs().amax(1) > allowed
         used = expected.abs().amax(1) > 0
         if 0 < wrong.sum() < used.sum():
             rows = ", ".join(map(str, wrong.nonzero()[:3, 0].tolist()))
             rows += ", ..." if wrong.sum() > 3 else ""
-            return f"wrong in rows {rows}: add up all their uses?"
+            return f"wrong in rows {rows}, right in all others"
     where = (attempt - expected).abs().argmax()
     place = [int(i) for i in torch.unravel_index(where, expected.shape)]
     found, wanted = attempt.flatten()[where], expected.flatten()[where]
     return f"wrong, most at {place}: {found:.3g} instead of {wanted:.3g}"
 
-# %% ../nbs/05-backprop.ipynb #debf8a21
+# %% ../nbs/05-backprop.ipynb #62901293
 class GradientRow(NamedTuple):
     """One line of a `GradientTable`."""
 
@@ -157,13 +185,17 @@ def compare_gradients(
     /,
     *,
     tolerance: float = 1e-5,
+    floor: float = 1e-7,
     **gradients: torch.Tensor | None,
 ) -> GradientTable:
     """Compares `gradients`, given by name, with those of the same names in `expected`:
     `compare_gradients(truth, W1=dW1, b1=db1)`. A gradient may be None, "not yet".
 
-    `parts` maps a name to the contributions of the branches, for `grade_gradient`. A
-    name that `expected` lacks raises `KeyError`, one without a tensor `TypeError`."""
+    `parts` maps a name to the contributions of the branches, for `grade_gradient`, and
+    `tolerance` and `floor` are its own. No gradient at all raises `ValueError`, a name
+    that `expected` lacks `KeyError`, and one without a tensor `TypeError`."""
+    if not gradients:
+        raise ValueError("Give at least one gradient by name, such as W1=dW1.")
     rows = []
     for name, gradient in gradients.items():
         if name not in expected:
@@ -174,7 +206,8 @@ def compare_gradients(
                 "Autograd keeps it if retain_grad() is called before backward()."
             )
         wanted, difference, exact = expected[name].detach(), math.nan, False
-        verdict = grade_gradient(gradient, wanted, (parts or {}).get(name), tolerance)
+        branches = (parts or {}).get(name)
+        verdict = grade_gradient(gradient, wanted, branches, tolerance, floor)
         if isinstance(gradient, torch.Tensor) and gradient.shape == wanted.shape:
             apart = (gradient.detach() - wanted).abs()
             difference = apart.max().item() if apart.numel() else 0.0
@@ -183,7 +216,7 @@ def compare_gradients(
         rows.append(GradientRow(name, shape, exact, close, difference, verdict))
     return GradientTable(rows)
 
-# %% ../nbs/05-backprop.ipynb #2e46745e
+# %% ../nbs/05-backprop.ipynb #b5e44d6e
 def _check(**tensors: torch.Tensor) -> None:
     """All must be tensors of floating-point numbers, and of one dtype."""
     dtype = None
@@ -192,7 +225,8 @@ def _check(**tensors: torch.Tensor) -> None:
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}.")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be floating-point, not {tensor.dtype}.")
-        if tensor.dtype != (dtype := dtype or tensor.dtype):
+        dtype = dtype or tensor.dtype
+        if tensor.dtype != dtype:
             raise TypeError(f"{name} is {tensor.dtype}, the others are {dtype}.")
 
 
@@ -266,7 +300,7 @@ def batchnorm_backward(
     dx = gain * inv_std * (grads - dbias / n - rows * (dgain / n))
     return dx.view(grad.shape), dgain, dbias
 
-# %% ../nbs/05-backprop.ipynb #f1961341
+# %% ../nbs/05-backprop.ipynb #8f71073e
 def cross_entropy_backward(
     grad: torch.Tensor | float, logits: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
@@ -282,19 +316,20 @@ def cross_entropy_backward(
             "Expected logits (..., V) and targets (...), not empty, but got "
             f"{tuple(logits.shape)} and {tuple(targets.shape)}."
         )
+    if not isinstance(grad, (int, float, torch.Tensor)):
+        raise TypeError(f"grad must be a number, not {type(grad).__name__}.")
     if isinstance(grad, torch.Tensor) and grad.ndim:
         raise ValueError(f"The loss is one number; its grad is {tuple(grad.shape)}.")
-    out, answers = logits.softmax(-1), targets.unsqueeze(-1)
-    try:
-        out.scatter_add_(-1, answers, out.new_full((), -1).expand_as(answers))
-    except (IndexError, RuntimeError) as error:
+    if targets.min() < 0 or targets.max() >= logits.shape[-1]:
         raise IndexError(
             f"The targets must be from 0 to {logits.shape[-1] - 1}, and run from "
             f"{targets.min()} to {targets.max()}."
-        ) from error
+        )
+    out, answers = logits.softmax(-1), targets.unsqueeze(-1)
+    out.scatter_add_(-1, answers, out.new_full((), -1).expand_as(answers))
     return out.mul_(grad / targets.numel())
 
-# %% ../nbs/05-backprop.ipynb #44c37dcd
+# %% ../nbs/05-backprop.ipynb #ca82b554
 def embedding_backward(
     grad: torch.Tensor, indices: torch.Tensor, vocab_size: int
 ) -> torch.Tensor:
@@ -302,7 +337,8 @@ def embedding_backward(
     result and the `indices` (...), the gradient of `weight` (vocab_size, D), in which
     a row that was used several times sums the gradients of all uses.
 
-    Raises `IndexError` for an index that is not from 0 to `vocab_size` - 1."""
+    Raises `IndexError` for an index that is not from 0 to `vocab_size` - 1, and
+    `ValueError` for a `vocab_size` that is no integer of at least 1."""
     _check(grad=grad)
     _check_integers("indices", indices)
     if grad.shape[:-1] != indices.shape or not grad.ndim:
@@ -310,13 +346,16 @@ def embedding_backward(
             "Expected grad (..., D) and indices (...), not "
             f"{tuple(grad.shape)} and {tuple(indices.shape)}."
         )
-    D = grad.shape[-1]
-    try:
-        return grad.new_zeros(vocab_size, D).index_add_(
-            0, indices.reshape(-1), grad.reshape(-1, D)
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise ValueError(
+            f"vocab_size must be an integer of at least 1, not {vocab_size!r}."
         )
-    except (IndexError, RuntimeError) as error:
+    if indices.numel() and (indices.min() < 0 or indices.max() >= vocab_size):
         raise IndexError(
             f"The indices must be from 0 to {vocab_size - 1}, and run from "
             f"{indices.min()} to {indices.max()}."
-        ) from error
+        )
+    D = grad.shape[-1]
+    return grad.new_zeros(vocab_size, D).index_add_(
+        0, indices.reshape(-1), grad.reshape(-1, D)
+    )
