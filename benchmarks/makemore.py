@@ -14,6 +14,7 @@ import functools
 import torch
 import torch.nn.functional as F
 from _record import times_in_turns, write_record
+
 from zerohero.backprop import (
     batchnorm_backward,
     cross_entropy_backward,
@@ -21,11 +22,10 @@ from zerohero.backprop import (
     linear_backward,
     tanh_backward,
 )
-from zerohero.wavenet import FlattenConsecutive, WaveNet
-
 from zerohero.batchnorm import BatchNorm1d, Embedding, Linear, Sequential, Tanh
 from zerohero.data import CharTokenizer, context_windows, load_names, split
 from zerohero.mlp import MLP, fit
+from zerohero.wavenet import FlattenConsecutive, WaveNet
 
 STEPS, ROUNDS, BATCH, RATE, SEED = 400, 9, 32, 0.1, 2147483647
 
