@@ -1,5 +1,5 @@
 // The table of letter pairs as a machine that writes names: look up a row, draw the next letter, repeat.
-import {calm, h, power, s, start} from "./widget.js";
+import {calm, draw, h, power, random, s, start} from "./widget.js";
 
 // ------------------------------------------------------------ the model
 
@@ -12,29 +12,6 @@ export function probabilities(counts, temperature = 1) {
   const weights = logs.map(log => Math.exp(log - most));
   const sum = weights.reduce((a, b) => a + b, 0);
   return weights.map(weight => weight / sum);
-}
-
-/** mulberry32: a seeded generator of numbers in [0, 1). */
-export function random(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/** The index that the uniform number `u` falls on when the probabilities are laid end to end. */
-export function draw(distribution, u) {
-  let index = -1;
-  for (const [i, p] of distribution.entries()) {
-    if (!p) continue;
-    index = i;
-    if ((u -= p) < 0) break; // rounding may leave a crumb beyond the last one; the last possible index takes it
-  }
-  if (index < 0) throw new Error("nothing was ever counted after this letter, so there is nothing to draw");
-  return index;
 }
 
 const LONGEST = 40; // letters; a cold model can run in circles

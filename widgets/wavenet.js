@@ -1,5 +1,5 @@
 // A tree over the last eight letters of a name, computed here from the trained weights, and what it expects next.
-import {calm, h, s, start} from "./widget.js";
+import {calm, draw, h, random, s, start} from "./widget.js";
 
 // ------------------------------------------------------------ the model
 
@@ -57,23 +57,6 @@ export function softmax(logits) {
 }
 
 export const next = (model, name) => softmax(run(model, context(model, name)).logits);
-
-/** mulberry32: a seeded generator of numbers in [0, 1). */
-export function random(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/** The index that the uniform number `u` falls on when the probabilities are laid end to end. */
-export function draw(distribution, u) {
-  const index = distribution.findIndex(p => (u -= p) < 0);
-  return index < 0 ? distribution.length - 1 : index; // rounding may leave a crumb beyond the last one
-}
 
 /** The probability of each letter of a name, given those before it. */
 export const chances = (model, name) => [...name].map((letter, i) => next(model, name.slice(0, i))[model.symbols.indexOf(letter)]);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import {readFileSync} from "node:fs";
 import test from "node:test";
-import {chances, context, contextLength, draw, known, linear, load, next, random, run, softmax, tidy, unpack} from "./wavenet.js";
+import {chances, context, contextLength, known, linear, load, next, run, softmax, tidy, unpack} from "./wavenet.js";
 
 const data = JSON.parse(readFileSync(new URL("wavenet.json", import.meta.url), "utf8"));
 const model = load(data);
@@ -53,13 +53,6 @@ test("the prediction is a distribution, with sense in it", () => {
   const p = chances(model, "emma");
   assert.equal(p.length, 4);
   near(p[3], after[1]);
-});
-
-test("a draw falls where the uniform number points", () => {
-  const p = [0.25, 0, 0.75];
-  for (const [u, index] of [[0, 0], [0.2499, 0], [0.25, 2], [0.9999, 2], [1, 2]]) assert.equal(draw(p, u), index);
-  const number = random(1);
-  assert.deepEqual([number(), number()], [0.6270739405881613, 0.002735721180215478]);
 });
 
 test("all nodes but the newest of each level were computed for earlier letters", () => {

@@ -42,6 +42,29 @@ export function power(x, digits) {
   return `${sign(mantissa)} × 10${raised}`;
 }
 
+/** mulberry32: a seeded generator of numbers in [0, 1). */
+export function random(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** The index that the uniform number `u` falls on when the probabilities are laid end to end. */
+export function draw(distribution, u) {
+  let index = -1;
+  for (const [i, p] of distribution.entries()) {
+    if (!p) continue;
+    index = i;
+    if ((u -= p) < 0) break; // rounding may leave a crumb beyond the last one; the last possible index takes it
+  }
+  if (index < 0) throw new Error("all probabilities are zero, so there is nothing to draw");
+  return index;
+}
+
 /** Does the reader ask for stillness? Then runs jump to their end. */
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
