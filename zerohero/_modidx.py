@@ -48,6 +48,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
                                     'zerohero.batchnorm.Tanh.forward': ('04-batchnorm.html#tanh.forward', 'zerohero/batchnorm.py'),
                                     'zerohero.batchnorm._first_tensor': ('04-batchnorm.html#_first_tensor', 'zerohero/batchnorm.py'),
                                     'zerohero.batchnorm._layer_stats': ('04-batchnorm.html#_layer_stats', 'zerohero/batchnorm.py'),
+                                    'zerohero.batchnorm._replaced': ('04-batchnorm.html#_replaced', 'zerohero/batchnorm.py'),
                                     'zerohero.batchnorm._run': ('04-batchnorm.html#_run', 'zerohero/batchnorm.py'),
                                     'zerohero.batchnorm.activation_stats': ('04-batchnorm.html#activation_stats', 'zerohero/batchnorm.py'),
                                     'zerohero.batchnorm.gradient_stats': ('04-batchnorm.html#gradient_stats', 'zerohero/batchnorm.py'),

@@ -4,8 +4,10 @@
 __all__ = ['Linear', 'Tanh', 'Embedding', 'Sequential', 'BatchNorm1d', 'LayerStats', 'activation_stats', 'gradient_stats',
            'update_ratios']
 
-# %% ../nbs/04-batchnorm.ipynb #c433e371
+# %% ../nbs/04-batchnorm.ipynb #7838cc9a
 import contextlib
+import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/04-batchnorm.ipynb #807f4510
+# %% ../nbs/04-batchnorm.ipynb #11eb6b6e
 class Linear(nn.Module):
     """Multiplies the last axis by a matrix and adds a bias: (..., fan_in) to
     (..., fan_out).
@@ -31,13 +33,16 @@ class Linear(nn.Module):
     ):
         super().__init__()
         if fan_in < 1 or fan_out < 1:
-            raise ValueError(f"No layer has the widths {fan_in} and {fan_out}.")
+            raise ValueError(
+                f"No layer has the widths {fan_in} and {fan_out}; both must be at "
+                "least 1."
+            )
         weight = torch.randn(fan_in, fan_out, generator=generator)
         self.weight = nn.Parameter(weight * gain / fan_in**0.5)
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-1] != len(self.weight):
+        if x.shape[-1:] != self.weight.shape[:1]:
             raise ValueError(
                 f"This layer takes {len(self.weight)} numbers on the last axis, not "
                 f"the shape {tuple(x.shape)}."
@@ -61,11 +66,19 @@ class Embedding(nn.Module):
         self, vocab_size: int, n_embd: int, generator: torch.Generator | None = None
     ):
         super().__init__()
+        if vocab_size < 1 or n_embd < 1:
+            raise ValueError(f"No table has {vocab_size} rows of {n_embd} numbers.")
         weight = torch.randn(vocab_size, n_embd, generator=generator)
         self.weight = nn.Parameter(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.embedding(x, self.weight)
+        try:
+            return F.embedding(x, self.weight)
+        except IndexError:
+            raise IndexError(
+                f"Symbols are numbered from 0 to {len(self.weight) - 1}; the input goes "
+                f"from {x.min()} to {x.max()}."
+            ) from None
 
 
 class Sequential(nn.Module):
@@ -80,7 +93,7 @@ class Sequential(nn.Module):
             x = layer(x)
         return x
 
-# %% ../nbs/04-batchnorm.ipynb #704d0187
+# %% ../nbs/04-batchnorm.ipynb #a29419a1
 class BatchNorm1d(nn.Module):
     """Gives every channel mean `bias` and standard deviation `weight` over the batch
     (Ioffe and Szegedy, 2015); in evaluation mode, with the running mean and variance
@@ -125,7 +138,7 @@ class BatchNorm1d(nn.Module):
         rows = x.reshape(-1, C)
         if self.training and len(rows) < 2:
             raise ValueError(
-                "A batch of one has no variance. Train on at least two examples, or "
+                f"A batch of {len(rows)} has no variance. Train on at least two examples, or "
                 "call .eval() to use the running statistics."
             )
         out = F.batch_norm(
@@ -161,7 +174,20 @@ def _layer_stats(values: torch.Tensor, threshold: float | None = None) -> LayerS
     mean, std = values.mean().item(), values.std(correction=0).item()
     return LayerStats(mean, std, saturated, zeros, values)
 
-# %% ../nbs/04-batchnorm.ipynb #3f7ea93d
+# %% ../nbs/04-batchnorm.ipynb #354fc642
+def _replaced(output, old: torch.Tensor, new: torch.Tensor):
+    """`output` with the tensor `new` in the place of `old`."""
+    if isinstance(output, dict):
+        changed = copy.copy(output)
+        changed.update({key: new for key, value in output.items() if value is old})
+        return changed
+    if isinstance(output, (tuple, list)):
+        parts = [new if part is old else part for part in output]
+        kind = type(output)
+        return kind(*parts) if hasattr(output, "_fields") else kind(parts)
+    return new
+
+
 def _first_tensor(output) -> torch.Tensor | None:
     if isinstance(output, dict):
         output = list(output.values())
@@ -177,7 +203,7 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
     modules = {
         module: name or type(module).__name__
         for name, module in model.named_modules()
-        if (not any(module.children()) if kinds is None else isinstance(module, kinds))
+        if (next(module.children(), None) is None if kinds is None else isinstance(module, kinds))
     }
     kept = {}
 
@@ -208,7 +234,7 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
         )
     return kept, result
 
-# %% ../nbs/04-batchnorm.ipynb #701f3195
+# %% ../nbs/04-batchnorm.ipynb #8907a929
 @torch.no_grad()
 def activation_stats(
     model: nn.Module,
@@ -223,11 +249,11 @@ def activation_stats(
     The keys are the modules' names, in the order of the calls. Where a module returns
     a tuple or a dict, its first tensor counts. The model is used in the mode it is in;
     its mode, parameters, gradients and buffers and torch's random state are afterwards
-    what they were. Raises `ValueError` if no such module is called."""
+    what they were. (Attributes that are no buffers are the model's own affair.) Raises `ValueError` if no such module is called."""
     kept, _ = _run(model, x, kinds, lambda first, _: (first.clone(), None))
     return {name: _layer_stats(values, threshold) for name, values in kept.items()}
 
-# %% ../nbs/04-batchnorm.ipynb #e3e9b294
+# %% ../nbs/04-batchnorm.ipynb #932c76f1
 def gradient_stats(
     model: nn.Module,
     x: torch.Tensor | tuple,
@@ -243,10 +269,10 @@ def gradient_stats(
     there is no such output."""
 
     def keep(first, output):
-        if not first.requires_grad:  # behind frozen parameters
-            first = first.detach().requires_grad_()
+        # behind frozen parameters the output does not ask for a gradient
+        kept = first if first.requires_grad else first.detach().requires_grad_()
         # a later layer may change its input in place: let it have a copy
-        return first, first.clone() if isinstance(output, torch.Tensor) else None
+        return kept, _replaced(output, first, kept.clone())
 
     with torch.enable_grad():
         kept, result = _run(model, x, kinds, keep)
@@ -256,7 +282,7 @@ def gradient_stats(
         )
     return {name: _layer_stats(each) for name, each in zip(kept, gradients)}
 
-# %% ../nbs/04-batchnorm.ipynb #5714656f
+# %% ../nbs/04-batchnorm.ipynb #81589ddc
 @torch.no_grad()
 def update_ratios(model: nn.Module, lr: float) -> dict[str, float]:
     """How far a step of plain descent moves each weight matrix, relative to its size:
@@ -264,13 +290,18 @@ def update_ratios(model: nn.Module, lr: float) -> dict[str, float]:
 
     Covers the parameters with two or more dimensions that have a gradient; call it
     when the gradients are known and the step is not yet taken, for instance in the
-    `callback` of `zerohero.mlp.fit`. About 1e-3 is healthy. A parameter whose numbers
-    are all equal has an infinite ratio. Raises `ValueError` if there is no gradient."""
-    ratios = {
-        name: (lr * p.grad.std() / p.std()).item()
-        for name, p in model.named_parameters()
-        if p.ndim >= 2 and p.grad is not None
-    }
+    `callback` of `zerohero.mlp.fit`. About 1e-3 is healthy. The ratio is infinite for a
+    parameter whose numbers are all equal, and 0 where the gradient's are. Raises
+    `ValueError` if there is no gradient, or for a learning rate that is not positive
+    and finite."""
+    if not 0 < lr < math.inf:
+        raise ValueError(f"The learning rate must be positive and finite, not {lr}.")
+    ratios = {}
+    for name, p in model.named_parameters():
+        if p.ndim >= 2 and p.grad is not None:
+            grad = p.grad.to_dense() if p.grad.is_sparse else p.grad
+            moved = lr * grad.std(correction=0)
+            ratios[name] = (moved / p.std(correction=0)).item() if moved > 0 else 0.0
     if not ratios:
         raise ValueError(
             "No weight matrix of the model has a gradient. Call this after backward() "
