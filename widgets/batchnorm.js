@@ -1,5 +1,5 @@
 // A deep random network in the browser: what the gain, the depth and BatchNorm do to what flows forward and back.
-import {h, power, s, start} from "./widget.js";
+import {h, power, random, s, start} from "./widget.js";
 
 // ------------------------------------------------------------ arithmetic
 
@@ -81,17 +81,6 @@ export function run({x, answers, weights, nonlinearity, norm, width, classes, sc
     back = product(back, transposed(hidden[l], width, width), n, width, width).map(v => v * scale);
   }
   return {activations, gradients, loss};
-}
-
-/** mulberry32: a seeded generator of numbers in [0, 1). */
-function random(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** `count` normally distributed numbers (Box and Muller). */
