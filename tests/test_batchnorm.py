@@ -482,6 +482,8 @@ def test_ratios_of_sparse_and_of_constant_gradients():
     assert sparse == pytest.approx((0.1 * dense.std() / model.weight.std()).item(), rel=1e-5)
     single = nn.Linear(1, 1, bias=False)
     single.weight.grad = torch.ones(1, 1)
+    assert update_ratios(single, 0.1) == {"weight": math.inf}
+    single.weight.grad = torch.zeros(1, 1)
     assert update_ratios(single, 0.1) == {"weight": 0.0}
 
 
@@ -565,6 +567,8 @@ def test_layers_name_what_they_cannot_take():
         Linear(0, 3)
     with pytest.raises(ValueError, match="takes 3 numbers on the last axis"):
         Linear(3, 2)(torch.tensor(1.0))
+    with pytest.raises(TypeError, match="Cannot multiply torch.int64 by weights"):
+        Linear(3, 2)(torch.zeros(4, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="No table has 0 rows"):
         Embedding(0, 3)
     with pytest.raises(IndexError, match="from 0 to 4; the input goes from 1 to 7"):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/04-batchnorm.ipynb #11eb6b6e
+# %% ../nbs/04-batchnorm.ipynb #f56e66f9
 class Linear(nn.Module):
     """Multiplies the last axis by a matrix and adds a bias: (..., fan_in) to
     (..., fan_out).
@@ -42,6 +42,11 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"Cannot multiply {x.dtype} by weights; embed the numbers, or call "
+                ".float()."
+            )
         if x.shape[-1:] != self.weight.shape[:1]:
             raise ValueError(
                 f"This layer takes {len(self.weight)} numbers on the last axis, not "
@@ -76,8 +81,8 @@ class Embedding(nn.Module):
             return F.embedding(x, self.weight)
         except IndexError:
             raise IndexError(
-                f"Symbols are numbered from 0 to {len(self.weight) - 1}; the input goes "
-                f"from {x.min()} to {x.max()}."
+                f"Symbols are numbered from 0 to {len(self.weight) - 1}; the input "
+                f"goes from {x.min()} to {x.max()}."
             ) from None
 
 
@@ -93,7 +98,7 @@ class Sequential(nn.Module):
             x = layer(x)
         return x
 
-# %% ../nbs/04-batchnorm.ipynb #a29419a1
+# %% ../nbs/04-batchnorm.ipynb #0d90e37c
 class BatchNorm1d(nn.Module):
     """Gives every channel mean `bias` and standard deviation `weight` over the batch
     (Ioffe and Szegedy, 2015); in evaluation mode, with the running mean and variance
@@ -138,8 +143,8 @@ class BatchNorm1d(nn.Module):
         rows = x.reshape(-1, C)
         if self.training and len(rows) < 2:
             raise ValueError(
-                f"A batch of {len(rows)} has no variance. Train on at least two examples, or "
-                "call .eval() to use the running statistics."
+                f"A batch of {len(rows)} has no variance. Train on at least two "
+                "examples, or call .eval() to use the running statistics."
             )
         out = F.batch_norm(
             rows,
@@ -174,12 +179,14 @@ def _layer_stats(values: torch.Tensor, threshold: float | None = None) -> LayerS
     mean, std = values.mean().item(), values.std(correction=0).item()
     return LayerStats(mean, std, saturated, zeros, values)
 
-# %% ../nbs/04-batchnorm.ipynb #354fc642
+# %% ../nbs/04-batchnorm.ipynb #96dce7bb
 def _replaced(output, old: torch.Tensor, new: torch.Tensor):
     """`output` with the tensor `new` in the place of `old`."""
     if isinstance(output, dict):
         changed = copy.copy(output)
-        changed.update({key: new for key, value in output.items() if value is old})
+        for key, value in output.items():
+            if value is old:
+                changed[key] = new
         return changed
     if isinstance(output, (tuple, list)):
         parts = [new if part is old else part for part in output]
@@ -200,10 +207,16 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
     """Calls `model` on `x` and leaves it as it was. Returns what `keep(first tensor of
     the output, output)` kept of each call of a chosen module, and the model's output.
     `keep` returns a pair: what to keep, and what to pass on instead of the output."""
+
+    def chosen(module):
+        if kinds is not None:
+            return isinstance(module, kinds)
+        return next(module.children(), None) is None  # it has no parts
+
     modules = {
         module: name or type(module).__name__
         for name, module in model.named_modules()
-        if (next(module.children(), None) is None if kinds is None else isinstance(module, kinds))
+        if chosen(module)
     }
     kept = {}
 
@@ -234,7 +247,7 @@ def _run(model: nn.Module, x, kinds, keep: Callable) -> tuple[dict, object]:
         )
     return kept, result
 
-# %% ../nbs/04-batchnorm.ipynb #8907a929
+# %% ../nbs/04-batchnorm.ipynb #b427e715
 @torch.no_grad()
 def activation_stats(
     model: nn.Module,
@@ -249,7 +262,8 @@ def activation_stats(
     The keys are the modules' names, in the order of the calls. Where a module returns
     a tuple or a dict, its first tensor counts. The model is used in the mode it is in;
     its mode, parameters, gradients and buffers and torch's random state are afterwards
-    what they were. (Attributes that are no buffers are the model's own affair.) Raises `ValueError` if no such module is called."""
+    what they were. (Attributes that are no buffers are the model's own affair.) Raises
+    `ValueError` if no such module is called."""
     kept, _ = _run(model, x, kinds, lambda first, _: (first.clone(), None))
     return {name: _layer_stats(values, threshold) for name, values in kept.items()}
 
@@ -282,7 +296,7 @@ def gradient_stats(
         )
     return {name: _layer_stats(each) for name, each in zip(kept, gradients)}
 
-# %% ../nbs/04-batchnorm.ipynb #81589ddc
+# %% ../nbs/04-batchnorm.ipynb #3cd39786
 @torch.no_grad()
 def update_ratios(model: nn.Module, lr: float) -> dict[str, float]:
     """How far a step of plain descent moves each weight matrix, relative to its size:
@@ -291,17 +305,18 @@ def update_ratios(model: nn.Module, lr: float) -> dict[str, float]:
     Covers the parameters with two or more dimensions that have a gradient; call it
     when the gradients are known and the step is not yet taken, for instance in the
     `callback` of `zerohero.mlp.fit`. About 1e-3 is healthy. The ratio is infinite for a
-    parameter whose numbers are all equal, and 0 where the gradient's are. Raises
+    parameter whose numbers are all equal, unless its gradient is zero. Raises
     `ValueError` if there is no gradient, or for a learning rate that is not positive
     and finite."""
     if not 0 < lr < math.inf:
         raise ValueError(f"The learning rate must be positive and finite, not {lr}.")
     ratios = {}
     for name, p in model.named_parameters():
-        if p.ndim >= 2 and p.grad is not None:
+        if p.ndim >= 2 and p.numel() and p.grad is not None:
             grad = p.grad.to_dense() if p.grad.is_sparse else p.grad
-            moved = lr * grad.std(correction=0)
-            ratios[name] = (moved / p.std(correction=0)).item() if moved > 0 else 0.0
+            moved, size = lr * grad.std(correction=0), p.std(correction=0)
+            ratio = moved / size if size > 0 else grad.abs().max() * math.inf
+            ratios[name] = ratio.nan_to_num(0.0, math.inf).item()
     if not ratios:
         raise ValueError(
             "No weight matrix of the model has a gradient. Call this after backward() "
