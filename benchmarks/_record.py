@@ -30,13 +30,26 @@ def times_in_turns(contestants, rounds, *, collector=True):
     return {name: statistics.median(t) for name, t in times.items()}, results
 
 
-def write_record(name, benchmark, rounds, rows):
-    """Writes `rows` to results/NAME.json, with the date, the machine and the versions."""
+def processor():
+    """Name of the processor, and which of its instructions matter for matrices, where the system tells."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16") if flag in flags]
+    return " ".join([facts.get("model name", platform.machine()), *known])
+
+
+def write_record(name, benchmark, rounds, rows, **facts):
+    """Writes `rows` to results/NAME.json, with the date, the machine, the versions and what else there is to say."""
     record = {
         "benchmark": benchmark,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
+        **facts,
         "rounds": rounds,
         "rows": rows,
     }

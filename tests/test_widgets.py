@@ -781,3 +781,165 @@ def test_the_rest_of_a_name_is_drawn(visit, calm):
     name = find(chrome, ".zhw-typed").get_attribute("value")
     assert name.startswith("mar") and text(chrome, ".zhw-drawn") == f"Names: {name}"
     assert button(chrome, "Draw the rest").is_enabled()
+
+
+# ------------------------------------------------------------ the transformer: writing, attention by hand, heads
+
+
+def press(chrome, selector, *keys):
+    find(chrome, selector).send_keys(*keys)
+
+
+def page_text(chrome):
+    return chrome.execute_script("return document.querySelector('.zhw-gpt-page').textContent")
+
+
+def ask(chrome, prompt):
+    """Put a prompt into its box, as typing would."""
+    script = "const p = document.querySelector('.zhw-gpt-prompt'); p.value = arguments[0]; p.dispatchEvent(new Event('input'))"
+    chrome.execute_script(script, prompt)
+
+
+def gpt_bars(chrome):
+    """Names and chances as the bars tell them; none before the network has read the prompt."""
+    labels = [b.get_attribute("aria-label") for b in chrome.find_elements("css selector", ".zhw-gpt-bar:enabled")]
+    return [
+        re.fullmatch(r"(.+): (?:< )?([\d.]+) %, the network says (?:< )?([\d.]+) %", label).groups() for label in labels
+    ]
+
+
+def test_shakespeare_predicts_what_python_does(visit):
+    chrome = visit("shakespeare")
+    stored = json.loads((WIDGETS / "shakespeare.json").read_text(encoding="utf-8"))
+    check = next(check for check in stored["checks"] if len(check["logits"]) > 3)
+    weights = [2.718281828459045**z for z in check["logits"][-1]]
+    chances = sorted((100 * w / sum(weights) for w in weights), reverse=True)
+    ask(chrome, check["prompt"])
+    eventually(lambda: gpt_bars(chrome), "the weights come when the figure is in view", 20)
+    assert [float(plain) for _, _, plain in gpt_bars(chrome)] == pytest.approx(chances[:12], abs=0.1)
+    top = chrome.find_elements("css selector", ".zhw-gpt input[type=range]")[1]
+    top.send_keys("\ue011", RIGHT)  # Home, then one up: top-k 2
+    shares = [float(share) for _, share, _ in gpt_bars(chrome)]
+    assert sum(shares[:2]) == pytest.approx(100, abs=0.2) and shares[2:] == [0] * 10
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_shakespeare_writes_on_and_repeats_itself_with_the_same_seed(visit, calm):
+    chrome = visit("shakespeare", calm=calm)
+
+    def written(count):
+        ask(chrome, "O gentle lady")
+        eventually(lambda: gpt_bars(chrome), "the prompt is read", 20)
+        button(chrome, "Start").click()
+        eventually(lambda: len(page_text(chrome)) >= count, "text appears", 60)
+        if not calm:
+            button(chrome, "Pause").click()
+        eventually(lambda: gpt_bars(chrome) and button(chrome, "Start"), "it rests", 30)
+        return page_text(chrome)
+
+    one, two = written(30), written(30)
+    shorter = min(len(one), len(two))
+    assert one.startswith("O gentle lady") and one[:shorter] == two[:shorter]
+    chosen = find(chrome, ".zhw-gpt-bar:enabled .zhw-gpt-name").text
+    find(chrome, ".zhw-gpt-bar:enabled").click()
+    assert page_text(chrome) == two + {"space": " ", "new line": "\n"}.get(chosen, chosen)
+    button(chrome, "Restart").click()
+    assert page_text(chrome) == "O gentle lady"
+
+
+def test_shakespeare_says_what_is_wrong(visit, folder):
+    chrome = visit("shakespeare")
+    ask(chrome, "ROMEO 2:")
+    assert text(chrome, ".zhw-gpt .zhw-title").startswith("The network has never seen '2'.")
+    assert not button(chrome, "Start").is_enabled() and button(chrome, "Restart").is_enabled()
+    ask(chrome, "")
+    assert texts(chrome, ".zhw-gpt .zhw-note")[0].startswith("The prompt is empty, so the text begins from a new line.")
+    button(chrome, "Step").click()
+    eventually(lambda: len(page_text(chrome)) == 2, "one character follows the new line", 20)
+    weights = folder / "widgets/shakespeare.bin"
+    weights.rename(weights.with_suffix(".away"))
+    try:
+        chrome = visit("shakespeare")
+        said = "The network could not be loaded (shakespeare.bin: "
+        eventually(lambda: text(chrome, ".zhw-gpt .zhw-title").startswith(said), "it says so")
+        chrome.find_elements("css selector", ".zhw-gpt input[type=range]")[0].send_keys(RIGHT)
+        assert text(chrome, ".zhw-gpt .zhw-title").startswith(said)
+    finally:
+        weights.with_suffix(".away").rename(weights)
+    button(chrome, "Step").click()
+    eventually(lambda: gpt_bars(chrome), "the next attempt succeeds", 20)
+
+
+def grid(chrome, stage):
+    return texts(chrome, f"[data-stage='{stage}'] .zhw-at-cell")
+
+
+def test_attention_steps_lead_to_pythons_numbers(visit):
+    chrome = visit("attention")
+    stored = json.loads((WIDGETS / "attention.json").read_text(encoding="utf-8"))
+    button(chrome, "Reset").click()
+    for n, (stage, rows) in enumerate(stored["stages"].items(), 1):
+        assert set(grid(chrome, stage)) == {"·"}
+        button(chrome, "Next").click()
+        assert f"step {n} of 5" in text(chrome, ".zhw-count")
+        flat = [x for row in rows for x in row]
+        found = [float(x.replace("−", "-").replace("∞", "inf")) for x in grid(chrome, stage)]
+        assert found == pytest.approx([float("-inf") if x is None else x for x in flat], abs=0.0051)
+    assert not button(chrome, "Next").is_enabled()
+    button(chrome, "Back").click()
+    assert set(grid(chrome, "output")) == {"·"}
+
+
+def test_attention_numbers_can_be_changed_and_explain_themselves(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("attention")
+    before = {stage: grid(chrome, stage) for stage in ("scores", "weights", "output")}
+    first = find(chrome, ".zhw-at-free[tabindex='0']")
+    first.send_keys(UP, UP)
+    assert float(first.get_attribute("aria-valuenow")) == pytest.approx(0.7)
+    assert [a != b for a, b in zip(before["scores"], grid(chrome, "scores"))] == [True] * 5 + [False] * 20
+    first.send_keys(RIGHT)
+    assert chrome.switch_to.active_element.get_attribute("aria-label") == "query of come, number 2"
+    key = find(chrome, ".zhw-at-k")
+    ActionChains(chrome).click_and_hold(key).move_by_offset(30, 0).release().perform()
+    ActionChains(chrome).move_by_offset(40, 0).perform()
+    assert float(key.get_attribute("aria-valuenow")) == pytest.approx(-0.1)
+    ActionChains(chrome).move_to_element(find(chrome, "[data-stage='output'] [role='gridcell']")).perform()
+    assert text(chrome, ".zhw-at-sum").startswith("Number 1 of the output of 'come': 1.00 × 0.00 = 0.00")
+    press(chrome, "[data-stage='weights'] .zhw-at-cell[tabindex='0']", DOWN, RIGHT)
+    assert text(chrome, ".zhw-at-sum").startswith("The weight of 'unto' for 'unto': ")
+    mask = chrome.find_elements("css selector", ".zhw-at-checks input")[1]
+    mask.click()
+    assert "0.00" != grid(chrome, "weights")[1] and len(chrome.find_elements("css selector", ".zhw-at-peek")) == 20
+    button(chrome, "Reset").click()
+    for _ in range(5):
+        button(chrome, "Next").click()
+    assert {stage: grid(chrome, stage) for stage in before} == before
+
+
+def test_heads_follow_the_pointer_and_the_keyboard(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("heads")
+    stored = json.loads((WIDGETS / "heads.json").read_text(encoding="utf-8"))
+    letters = chrome.find_elements("css selector", ".zhw-hd-letter")
+    assert len(letters) == len(stored["lines"][1]["text"])
+    assert len(chrome.find_elements("css selector", ".zhw-hd-map")) == stored["n_layer"] * stored["n_head"]
+    ActionChains(chrome).move_to_element(letters[20]).perform()
+    assert letters[20].get_attribute("aria-selected") == "true"
+    ActionChains(chrome).move_to_element(find(chrome, ".zhw-hd-two p.zhw-note")).perform()
+    letters[20].send_keys(RIGHT)
+    assert chrome.switch_to.active_element == letters[21]
+    letters[21].send_keys("\ue011", LEFT)
+    assert chrome.switch_to.active_element == letters[0]
+    assert text(chrome, ".zhw-hd .zhw-title").endswith("100 % (itself)"), "the first character sees only itself"
+    heights = "return [...document.querySelectorAll('.zhw-hd-well i')].map(e => parseFloat(e.style.height))"
+    letters[0].send_keys("\ue010")
+    shares = chrome.execute_script(heights)
+    assert sum(shares) == pytest.approx(100, abs=3)
+    chrome.find_elements("css selector", ".zhw-hd-map")[-1].click()
+    assert text(chrome, ".zhw-hd .zhw-title").startswith(f"Layer {stored['n_layer']}, head {stored['n_head']}, ")
+    assert chrome.execute_script(heights) != shares
+    find(chrome, ".zhw-hd-line option[value='0']").click()
+    assert len(chrome.find_elements("css selector", ".zhw-hd-letter")) == len(stored["lines"][0]["text"])
