@@ -73,7 +73,7 @@ data: $(READY)
 	$(RUN) -m zerohero.data
 
 export: $(READY)
-	"$(VENV)/nbdev_export"
+	$(RUN) tools/export.py
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) tools/venv.py

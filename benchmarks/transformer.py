@@ -2,12 +2,13 @@
 
 The straightforward side is written as in Karpathy's lectures and nanoGPT: eager float32, attention as softmax of masked
 scores, nn.Dropout, AdamW as torch gives it. "fused" is the same with scaled_dot_product_attention. Ours is `train`, in
-float32 and in bfloat16. All start from the same weights, draw the same batches and take turns; the median counts. With
-dropout off, all must report the same losses: within 1e-4 in float32, within 0.02 in bfloat16. All threads.
+float32 and, where the processor multiplies faster in it, in bfloat16, eager and compiled. All start from the same
+weights, draw the same batches and take turns; the median counts. With dropout off, all must report the same losses:
+within 1e-4 in float32, within 0.02 in bfloat16. All threads.
 
-    python benchmarks/transformer.py             # results/transformer_speed.json and results/transformer_curves.json
-    python benchmarks/transformer.py --compile   # with our compiled model as one more contestant
-    python benchmarks/transformer.py --quick     # two steps of each to try it, nothing is recorded
+    python benchmarks/transformer.py                # results/transformer_speed.json and results/transformer_curves.json
+    python benchmarks/transformer.py --name laptop  # results/transformer_speed-laptop.json, one more processor
+    python benchmarks/transformer.py --quick        # two steps of each to try it, nothing is recorded
 """
 
 import argparse
@@ -16,6 +17,7 @@ import dataclasses
 import functools
 import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -148,7 +150,20 @@ def descend(model, forward, batch, steps, *, precision=torch.float32, **options)
 # ---- side by side ----
 
 
-def contestants(contest, config, tokens, with_compiled):
+def has_bfloat16(n=256):
+    """Whether products of matrices are no slower in bfloat16 here than in float32; without support they take far longer."""
+    seconds = {}
+    for precision in (torch.float32, torch.bfloat16):
+        a, times = torch.randn(n, n).to(precision), []
+        for _ in range(7):
+            begin = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - begin)
+        seconds[precision] = min(times)
+    return seconds[torch.bfloat16] <= seconds[torch.float32]
+
+
+def contestants(contest, config, tokens, precisions=(torch.float32, torch.bfloat16), compiled=False):
     """A dict of functions of a number of steps, each of which trains from the same weights and returns the losses."""
     start = CharGPT(config, torch.Generator().manual_seed(SEED))
 
@@ -173,21 +188,22 @@ def contestants(contest, config, tokens, with_compiled):
 
         return contestant
 
-    sides = {
-        "straightforward": plain(False),
-        "fused": plain(True),
-        "ours, float32": ours(torch.float32),
-        "ours, bfloat16": ours(torch.bfloat16),
-    }
-    if with_compiled:
+    def ours_compiled(precision):
         model = copy.deepcopy(start)
-        forward = torch.compile(model)
+        forward = torch.compile(model)  # once: `train` would begin with an empty compiler in every turn
 
-        def compiled(steps):
+        def contestant(steps):
             model.load_state_dict(start.state_dict())
-            return descend(model, forward, batch, steps, precision=torch.bfloat16, fused=True)
+            return descend(model, forward, batch, steps, precision=precision, fused=True)
 
-        sides["ours, bfloat16, compiled"] = compiled
+        return contestant
+
+    sides = {"straightforward": plain(False), "fused": plain(True)}
+    for precision in precisions:
+        name = f"ours, {str(precision).removeprefix('torch.')}"
+        sides[name] = ours(precision)
+        if compiled:
+            sides[f"{name}, compiled"] = ours_compiled(precision)
     return sides
 
 
@@ -203,23 +219,23 @@ def compare(name, losses):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--compile", action="store_true", help="let our compiled model take part")
+    parser.add_argument("--name", help="of the processor, for a record beside the first one")
     parser.add_argument("--quick", action="store_true", help="two steps of each, nothing is recorded")
     options = parser.parse_args()
     text = load_shakespeare()
     tokenizer = CharTokenizer(text)
     tokens = torch.tensor(tokenizer.encode(text))[: int(0.9 * len(text))]
 
-    rows = []
+    rows, precisions = [], (torch.float32, torch.bfloat16) if has_bfloat16() else (torch.float32,)
     for contest in CONTESTS:
         if options.quick:
             contest = dataclasses.replace(contest, steps=2, rounds=1, compared=2)
         config = dataclasses.replace(contest.config, vocab_size=len(tokenizer))
         calm = dataclasses.replace(config, dropout=0.0)
-        sides = contestants(contest, calm, tokens, options.compile)
+        sides = contestants(contest, calm, tokens, precisions, compiled=True)
         apart = compare(contest.name, {side: run(contest.compared) for side, run in sides.items()})
         if config.dropout:
-            sides = contestants(contest, config, tokens, options.compile)
+            sides = contestants(contest, config, tokens, precisions, compiled=True)
             for run in sides.values():
                 run(1)  # buffers are allocated and code is compiled before the clock starts
         turns = {side: functools.partial(run, contest.steps) for side, run in sides.items()}
@@ -238,22 +254,25 @@ def main():
             }
             rows.append({**row, "ratio": round(ratio, 2), "losses_apart": float(f"{apart[side]:.1e}")})
 
-    config = dataclasses.replace(SMALL, vocab_size=len(tokenizer))
-    sides = contestants(CONTESTS[0], config, tokens, False)
-    steps = 4 if options.quick else CURVE
-    curves = {side: sides[side](steps) for side in ("straightforward", "ours, bfloat16")}
-    distance = [abs(a - b) for a, b in zip(*curves.values())]
-    mean = sum(distance) / steps
-    print(f"\nover {steps} steps, losses in bfloat16 are at most {max(distance):.4f} away, {mean:.4f} on average")
-    assert max(distance) <= NEAR, "bfloat16 learns something else"
+    curves = {}
+    if torch.bfloat16 in precisions:
+        config = dataclasses.replace(SMALL, vocab_size=len(tokenizer))
+        sides, steps = contestants(CONTESTS[0], config, tokens), 4 if options.quick else CURVE
+        curves = {side: sides[side](steps) for side in ("straightforward", "ours, bfloat16")}
+        distance = [abs(a - b) for a, b in zip(*curves.values())]
+        mean = sum(distance) / steps
+        print(f"\nover {steps} steps, losses in bfloat16 are at most {max(distance):.4f} away, {mean:.4f} on average")
+        assert max(distance) <= NEAR, "bfloat16 learns something else"
     if options.quick:
         return
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": processor()}
     rounds = [contest.rounds for contest in CONTESTS]
-    write_record("transformer_speed", "milliseconds per training step, medians of turns", rounds, rows, **facts)
-    content = {side: [round(loss, 4) for loss in curve] for side, curve in curves.items()}
-    path = Path(__file__).resolve().parents[1] / "results" / "transformer_curves.json"
-    write_file(path, json.dumps(content).encode() + b"\n")
+    name = f"transformer_speed-{options.name}" if options.name else "transformer_speed"
+    write_record(name, "milliseconds per training step, medians of turns", rounds, rows, **facts)
+    if curves and not options.name:
+        content = {side: [round(loss, 4) for loss in curve] for side, curve in curves.items()}
+        path = Path(__file__).resolve().parents[1] / "results" / "transformer_curves.json"
+        write_file(path, json.dumps(content).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -404,8 +404,8 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalize(G: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Roughly the orthogonal matrices nearest to `G` (..., n, m): five steps of a
-    polynomial that drives every singular value to near 1. On a GPU in bfloat16, as it
-    is rough anyway; few CPUs would be faster that way, and many a hundred times slower."""
+    polynomial that drives every singular value to near 1. It is rough anyway, so on a
+    GPU in bfloat16; a CPU without such instructions would be a hundred times slower."""
     X = G.mT if G.shape[-2] > G.shape[-1] else G
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     X = X.bfloat16() if G.is_cuda else X
