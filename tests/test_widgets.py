@@ -1142,10 +1142,11 @@ def test_playground_steps_through_the_merges_of_a_word(visit):
         button(chrome, "Merge").send_keys("\n")
         ids[-at : 2 - at], steps = [256 + lowest], steps + 1
         assert text(chrome, ".zhw-tk-word .zhw-count").startswith(f"merge {steps} of ")
-        assert len(chrome.find_elements("css selector", ".zhw-tk-row:not(.zhw-tk-ranks)")) == steps + 1
+        assert len(chrome.find_elements("css selector", ".zhw-tk-row:not(.zhw-tk-ranks, .zhw-tk-later)")) == steps + 1
     assert steps > 3 and f"{len(ids)} tokens are what the model reads" in text(chrome, ".zhw-tk-why")
     assert len(chrome.find_elements("css selector", ".zhw-tk-now span")) == len(ids)
     assert not button(chrome, "Merge").is_enabled() and chrome.switch_to.active_element.text == "Back"
+    assert not chrome.find_elements("css selector", ".zhw-tk-later")
     find(chrome, ".zhw-tk input[type=range]").send_keys(LEFT)
     assert text(chrome, ".zhw-tk-word .zhw-count").startswith(f"merge {steps - 1} of ")
 

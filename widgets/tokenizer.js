@@ -72,7 +72,7 @@ export function mount(element, data) {
     h("div", {class: "zhw-bar"}, vocabularies, choices("Show as", VIEWS, view, key => { view = key; draw(); mark(); })),
     count, page, rest,
     h("section", {class: "zhw-tk-word"}, about, h("div", {class: "zhw-walk"}, back, forth, slider, where), why, stairs,
-      h("p", {class: "zhw-note"}, "One row after each merge, with its rank. Below the last row stand the ranks of neighbours; – is a pair that the vocabulary does not have."))));
+      h("p", {class: "zhw-note"}, "One row after each merge, with its rank. The small numbers below are the ranks of neighbours; – is a pair that the vocabulary does not have. Dashed: merges to come."))));
 
   // ---------- what the controls do
 
@@ -211,10 +211,13 @@ export function mount(element, data) {
       return h("span", {class: kind.filter(Boolean).join(" "), style: span(2 * token.at + 1, 2 * end + 1)}, visible(text), ...(token.at === at ? [h("small", {}, grouped(rank))] : []));
     })));
     const between = ranks.map((rank, n) => h("small", {class: n === next ? "zhw-tk-lowest" : "", style: span(2 * tokens[n + 1].at, 2 * tokens[n + 1].at + 2)}, rank ?? "–"));
+    const later = states.slice(index + 1).map(({tokens, at}) => { // where the merges to come will be
+      const end = tokens[tokens.findIndex(token => token.at === at) + 1]?.at ?? size;
+      return h("div", {class: "zhw-tk-row zhw-tk-later"}, h("i", {style: span(2 * at + 1, 2 * end + 1)}));
+    });
     stairs.style.setProperty("--bytes", size);
-    stairs.style.setProperty("--rows", states.length);
-    stairs.append(...rows, h("div", {class: "zhw-tk-row zhw-tk-ranks"}, ...between));
-    stairs.scrollTop = stairs.scrollHeight;
+    stairs.append(...rows, h("div", {class: "zhw-tk-row zhw-tk-ranks"}, ...between), ...later);
+    stairs.scrollTop = rows.at(-1).offsetTop - stairs.clientHeight / 2;
   }
 
   made.set(vocabulary, new Tokenizer(data.patterns.gpt4, data.merges, data.size));
