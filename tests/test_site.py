@@ -537,6 +537,44 @@ def test_pages_point_at_the_local_katex(tmp_path):
     assert (tmp_path / "site/nbs/a.html").read_text() == '<script src="../site_libs/katex/katex.min.js">'
 
 
+def test_gpt2s_merges_come_from_the_data_folder_if_they_are_whole(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZEROHERO_DATA", str(tmp_path))
+    said = []
+    assert tool.find_gpt2(said.append) is None and "leaves GPT-2 out" in said[0]
+    (tmp_path / "vocab.bpe").write_bytes(b"#version: 0.2\nh e\n")
+    assert tool.find_gpt2(said.append) is None and len(said) == 2
+    monkeypatch.setattr(tool, "GPT2_SHA256", tool.hashlib.sha256(b"#version: 0.2\nh e\n").hexdigest())
+    assert tool.find_gpt2(said.append) == b"#version: 0.2\nh e\n" and len(said) == 2
+    (tmp_path / "widgets").mkdir()
+    tool.offer_gpt2(tmp_path, b"merges")
+    assert not list((tmp_path / "widgets").iterdir()), "a book without this figure needs no merges"
+    (tmp_path / "widgets/tokenizer.json").write_text('{"size": 4096}')
+    tool.offer_gpt2(tmp_path, b"merges")
+    assert json.loads((tmp_path / "widgets/tokenizer.json").read_text()) == {"size": 4096, "gpt2": "gpt2.txt"}
+    assert (tmp_path / "widgets/gpt2.txt").read_bytes() == b"merges"
+
+
+def test_the_site_knows_the_merges_that_the_book_knows():
+    from zerohero.data import GPT2_MERGES
+
+    assert (GPT2_MERGES.file, GPT2_MERGES.sha256) == ("vocab.bpe", tool.GPT2_SHA256)
+
+
+def test_the_playground_offers_gpt2_where_its_merges_are(visit, rendered):
+    if "nbs/08-tokenizer.html" not in PAGES:
+        pytest.skip("the chapter is not written yet")
+    chrome = visit("nbs/08-tokenizer.html")
+    choice = "[data-widget='tokenizer'] input[value='gpt2']"
+    if not (rendered / "widgets/gpt2.txt").exists():
+        assert not chrome.find_elements("css selector", choice)
+        pytest.skip("GPT-2's merges are not in the data folder")
+    count = "return document.querySelector('[data-widget=tokenizer] [role=status]').textContent"
+    before = chrome.execute_script(count)
+    chrome.execute_script(f'document.querySelector("{choice}").click()')
+    eventually(lambda: chrome.execute_script(count) != before, "GPT-2 cuts the text in another way")
+    assert " tokens for " in chrome.execute_script(count)
+
+
 def test_quarto_renders_a_copy_with_nbdev_filter_in_reach(monkeypatch, project, tmp_path):
     seen = {}
 

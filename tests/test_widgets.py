@@ -1,10 +1,13 @@
 """The interactive figures: their logic in Node, their behaviour in a real browser."""
 
 import json
+import random
 import re
 import shutil
 import subprocess
 import threading
+import unicodedata
+import warnings
 from pathlib import Path
 
 import pytest
@@ -943,3 +946,347 @@ def test_heads_follow_the_pointer_and_the_keyboard(visit):
     assert chrome.execute_script(heights) != shares
     find(chrome, ".zhw-hd-line option[value='0']").click()
     assert len(chrome.find_elements("css selector", ".zhw-hd-letter")) == len(stored["lines"][0]["text"])
+
+
+# ------------------------------------------------------------ the tokenizer: the playground, merging by hand
+
+
+def odd_strings(count):
+    """Strings to encode, the same ones every time: what people write, and what they hardly ever do."""
+    rng = random.Random(8)
+    assigned = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) not in ("Cn", "Cs", "Co")]
+    words = "the and unto thee yellow don't I'LL we've HE'S it\u2019s 'tis 'ſ o'er def return x += = 1999 3,14 ½ Ⅷ ٣٤".split()
+    spaces = [*"    \n\t\r\x0b\x1c\x85\xa0\u180e\u2028\u3000\ufeff", "  ", "\n\n", "\r\n"]
+    emoji = "😀", "👩‍🚀", "👍🏽", "🇫🇮", "❤️", "\u200d", "e\u0301"
+    kinds = (
+        lambda: "".join(rng.choice(words) + rng.choice(spaces) for _ in range(rng.randint(1, 12))),
+        lambda: "".join(rng.choices(assigned, k=rng.randint(1, 30))),
+        lambda: "".join(rng.choice(rng.choice((emoji, spaces, words))) for _ in range(rng.randint(1, 20))),
+        lambda: "".join(rng.choice(spaces) for _ in range(rng.randint(1, 20))),
+        lambda: "".join(rng.choices("'sStTmMlLdDvVrReE ſ", k=rng.randint(1, 20))),
+        lambda: "".join(rng.choices("aab \n0!", k=rng.randint(1, 60))),
+        lambda: rng.choice("a 0!\n🍓ä中") * rng.randint(1, 500) + rng.choice(words),
+    )
+    return ["", "\n", " ", "\n \n", "a" * 20_000, " " * 5000 + "x", "🍓" * 3000] + [
+        rng.choice(kinds)() for _ in range(count - 7)
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """What Python makes of a thousand strings: by vocabulary, with GPT-2's where its files are."""
+    tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
+    from zerohero.data import GPT2_MERGES, DataError, fetch
+    from zerohero.tokenizer import GPT2Tokenizer, RegexTokenizer
+
+    data = json.loads((WIDGETS / "tokenizer.json").read_text(encoding="utf-8"))
+    strings, tokens, python = odd_strings(1000), [bytes([i]) for i in range(256)], {}
+    for a, b in zip(data["merges"][::2], data["merges"][1::2]):
+        tokens.append(tokens[a] + tokens[b])
+    for size in data["sizes"]:
+        ranks = {token: i for i, token in enumerate(tokens[:size])}
+        encoding = tiktoken.Encoding(
+            str(size), pat_str=data["patterns"]["gpt4"], mergeable_ranks=ranks, special_tokens={}
+        )
+        python[size] = RegexTokenizer.from_tiktoken(encoding)
+    try:
+        merges = fetch(GPT2_MERGES).decode()
+        python["gpt2"] = GPT2Tokenizer()
+    except DataError:
+        merges = None
+    ids = {name: [tokenizer.encode_ordinary(text) for text in strings] for name, tokenizer in python.items()}
+    return {"strings": strings, "ids": ids, "merges": merges}
+
+
+# The names of vocabularies and the numbers of strings on which JavaScript and Python differ.
+COMPARE = """({Tokenizer, readGpt2}, data, {strings, ids, merges}) => {
+  const gpt2 = merges && readGpt2(merges);
+  const make = name => name === "gpt2" ? new Tokenizer(data.patterns.gpt2, gpt2.merges, undefined, gpt2.bytes)
+    : new Tokenizer(data.patterns.gpt4, data.merges, Number(name));
+  return Object.entries(ids).flatMap(([name, all]) => {
+    const tokenizer = make(name);
+    return strings.flatMap((text, n) => String(tokenizer.encode(text)) === String(all[n]) ? [] : [[name, n]]);
+  });
+}"""
+
+
+def run_node(tmp_path, script, *given):
+    """What a script for Node, written into a file, prints as JSON."""
+    node = shutil.which("node")
+    if not node:
+        pytest.skip("Node is not installed")
+    for n, content in enumerate(given):
+        (tmp_path / f"{n}.json").write_text(json.dumps(content), encoding="utf-8")
+    head = f"""import {{readFileSync}} from "node:fs";
+const read = path => JSON.parse(readFileSync(path, "utf8")), widget = name => import(new URL(name, {json.dumps(WIDGETS.as_uri() + "/")}));
+const given = {json.dumps([str(tmp_path / f"{n}.json") for n in range(len(given))])}.map(read);
+"""
+    (tmp_path / "script.mjs").write_text(head + script, encoding="utf-8")
+    done = subprocess.run(
+        [node, str(tmp_path / "script.mjs")], check=False, capture_output=True, text=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_thousand_strings_are_encoded_as_in_python(encoded, tmp_path):
+    data = json.loads((WIDGETS / "tokenizer.json").read_text(encoding="utf-8"))
+    script = f"console.log(JSON.stringify(({COMPARE})(await widget('bpe.js'), ...given)))"
+    assert len(encoded["strings"]) == 1000
+    assert run_node(tmp_path, script, data, encoded) == []
+
+
+def test_a_thousand_strings_are_encoded_as_in_python_in_a_browser(visit, encoded):
+    chrome = visit("tokenizer")
+    script = f"""const done = arguments[arguments.length - 1];
+    Promise.all([import("./widgets/bpe.js"), fetch("widgets/tokenizer.json").then(r => r.json())])
+      .then(([bpe, data]) => done(({COMPARE})(bpe, data, arguments[0])), error => done(String(error)));"""
+    assert chrome.execute_async_script(script, encoded) == []
+
+
+def test_the_merges_by_hand_are_pythons(tmp_path):
+    from zerohero.tokenizer import BasicTokenizer, RegexTokenizer
+
+    data = json.loads((WIDGETS / "merges.json").read_text(encoding="utf-8"))
+    rng = random.Random(5)
+    strings = ["".join(rng.choices(*kind, k=rng.randint(2, 50))) for kind in (["ab"], ["abc "], ["aé\n'"]) * 100]
+    script = """const {begin, advance} = await widget("merges.js"), {translate} = await widget("bpe.js"), [pattern, strings] = given;
+    const finish = state => state.pairs.length ? finish(advance(state, state.pairs[0].pair)) : state.merges;
+    console.log(JSON.stringify([false, translate(pattern)].map(split => strings.map(text => finish(begin(text, split))))));"""
+    found = run_node(tmp_path, script, data["pattern"], strings)
+    for kind, merges in zip((BasicTokenizer, lambda: RegexTokenizer(data["pattern"])), found):
+        for text, pairs in zip(strings, merges):
+            tokenizer = kind()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the text runs out of pairs
+                tokenizer.train(text, 400)
+            assert [list(pair) for pair in tokenizer.merges] == pairs, repr(text)
+
+
+def playground():
+    return json.loads((WIDGETS / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def radio(chrome, value):
+    chrome.execute_script(
+        "[...document.querySelectorAll('.zhw-tk-choices input')].find(i => i.value.trim() === arguments[0]).click()",
+        str(value),
+    )
+
+
+def put(chrome, content):
+    """Put a text into the box, as pasting would, with the caret at its end."""
+    script = "t.value = arguments[0]; t.dispatchEvent(new Event('input'))"
+    chrome.execute_script(f"const t = document.querySelector('.zhw-tk-input'); {script}", content)
+
+
+def token_texts(chrome):
+    every = "[...document.querySelectorAll('.zhw-tk-page [role=option]')]"
+    return chrome.execute_script(f"return {every}.map(e => e.textContent)")
+
+
+def counted(chrome):
+    return text(chrome, ".zhw-tk > .zhw-title")
+
+
+def test_playground_shows_text_ids_and_bytes(visit):
+    chrome, data = visit("tokenizer"), playground()
+    for written, ids in zip(data["texts"], data["checks"]["1024"]):
+        radio(chrome, 1024)
+        radio(chrome, "ids")
+        assert token_texts(chrome) == [str(i) for i in ids]
+        radio(chrome, "bytes")
+        assert bytes.fromhex(" ".join(token_texts(chrome))).decode() == written
+        radio(chrome, "text")
+        assert counted(chrome).startswith(
+            f"{len(ids)} tokens for {len(written)} characters, {len(written.encode())} bytes: "
+        )
+        button(chrome, "Another text").click()
+    assert find(chrome, ".zhw-tk-input").get_attribute("value") == data["texts"][0], "the texts go round"
+    radio(chrome, 256)
+    assert len(token_texts(chrome)) == len(data["texts"][0].encode())
+
+
+def test_playground_follows_the_typing(visit):
+    chrome = visit("tokenizer")
+    box = find(chrome, ".zhw-tk-input")
+    put(chrome, "")
+    assert counted(chrome).startswith("No text") and token_texts(chrome) == []
+    assert text(chrome, ".zhw-tk-why") == "" and not button(chrome, "Merge").is_enabled()
+    box.send_keys("Hark, yonder")
+    assert "".join(token_texts(chrome)) == "Hark, yonder"
+    assert text(chrome, ".zhw-tk-about").endswith("It comes from the word '␣yonder'.")
+    box.send_keys(LEFT * 8, "!")
+    assert text(chrome, ".zhw-tk-about").endswith("It comes from the word '!,'."), "the word at the caret"
+    put(chrome, "x" * 300)
+    assert "too long to be drawn" in text(chrome, ".zhw-tk-why")
+    assert not find(chrome, ".zhw-tk input[type=range]").is_enabled()
+    put(chrome, "a\n" * 4000)
+    assert len(token_texts(chrome)) == 3000 and text(chrome, ".zhw-tk > .zhw-note").startswith("and 5,000 tokens more")
+
+
+def test_playground_steps_through_the_merges_of_a_word(visit):
+    chrome, data = visit("tokenizer"), playground()
+    put(chrome, "a fortnight")
+    radio(chrome, 1024)
+    rank = {pair: i for i, pair in enumerate(zip(data["merges"][:1536:2], data["merges"][1:1536:2]))}
+    ids, steps = list(b" fortnight"), 0
+    while pairs := [(rank[p], -i) for i, p in enumerate(zip(ids, ids[1:])) if p in rank]:
+        lowest, at = min(pairs, key=lambda pair: (pair[0], -pair[1]))
+        said = text(chrome, ".zhw-tk-why")
+        assert f"rank {lowest:,}, " in said and said.endswith(f"It becomes token {256 + lowest:,}.")
+        shown = texts(chrome, ".zhw-tk-ranks small")
+        assert shown == [str(rank.get(pair, "–")) for pair in zip(ids, ids[1:])]
+        assert find(chrome, ".zhw-tk-lowest").text == str(lowest)
+        chrome.execute_script("arguments[0].focus()", button(chrome, "Merge"))
+        button(chrome, "Merge").send_keys("\n")
+        ids[-at : 2 - at], steps = [256 + lowest], steps + 1
+        assert text(chrome, ".zhw-tk-word .zhw-count").startswith(f"merge {steps} of ")
+        assert len(chrome.find_elements("css selector", ".zhw-tk-row:not(.zhw-tk-ranks, .zhw-tk-later)")) == steps + 1
+    assert steps > 3 and f"{len(ids)} tokens are what the model reads" in text(chrome, ".zhw-tk-why")
+    assert len(chrome.find_elements("css selector", ".zhw-tk-now span")) == len(ids)
+    assert not button(chrome, "Merge").is_enabled() and chrome.switch_to.active_element.text == "Back"
+    assert not chrome.find_elements("css selector", ".zhw-tk-later")
+    find(chrome, ".zhw-tk input[type=range]").send_keys(LEFT)
+    assert text(chrome, ".zhw-tk-word .zhw-count").startswith(f"merge {steps - 1} of ")
+
+
+def test_playground_tokens_can_be_chosen_with_pointer_and_keys(visit):
+    chrome = visit("tokenizer")
+    put(chrome, "Unhousel'd, disappointed, unanel'd")
+    tokens = chrome.find_elements("css selector", ".zhw-tk-page [role=option]")
+    tokens[0].click()
+    assert tokens[0].get_attribute("aria-selected") == "true" and chrome.switch_to.active_element == tokens[0]
+    tokens[0].send_keys(RIGHT)
+    assert chrome.switch_to.active_element == tokens[1]
+    tokens[1].send_keys("\ue010")
+    assert chrome.switch_to.active_element == tokens[-1]
+    tokens[-1].send_keys(RIGHT)
+    assert chrome.switch_to.active_element == tokens[-1]
+    tokens[-1].send_keys(UP)
+    assert "the word" in text(chrome, ".zhw-tk-about") and chrome.switch_to.active_element != tokens[-1]
+    chrome.switch_to.active_element.send_keys("\ue011", DOWN)
+    words = texts(chrome, ".zhw-tk-about b")
+    assert len(words) == 2 and words[1] != "'Unhousel'"
+    assert len(chrome.find_elements("css selector", ".zhw-tk-page [tabindex='0']")) == 1
+
+
+def test_playground_is_instant_on_a_page(visit):
+    chrome, page = visit("tokenizer"), " ".join(playground()["texts"]) * 8
+    script = """const t = document.querySelector('.zhw-tk-input');
+    return Math.min(...[0, 1, 2, 3, 4].map(n => { t.value = arguments[0] + n; const from = performance.now(); t.dispatchEvent(new Event('input'));
+      document.body.offsetHeight; return performance.now() - from; }));"""
+    assert len(page) > 3000
+    assert chrome.execute_script(script, page) < 250, "milliseconds from a key to the tokens on the page"
+
+
+def test_playground_offers_gpt2_where_the_site_has_it(visit, folder, encoded):
+    chrome = visit("tokenizer")
+    assert not chrome.find_elements("css selector", "input[value='gpt2']")
+    data = folder / "widgets/tokenizer.json"
+    was = data.read_text(encoding="utf-8")
+    merges = folder / "widgets/gpt2.txt"
+    try:
+        tool.offer_gpt2(folder, b"not the merges")
+        chrome = visit("tokenizer")
+        radio(chrome, "gpt2")
+        eventually(lambda: "could not be loaded" in counted(chrome), "it says what is wrong")
+        if encoded["merges"] is None:
+            pytest.skip("GPT-2's files are not here")
+        merges.write_text(encoded["merges"], encoding="utf-8", newline="\n")
+        radio(chrome, 1024)
+        radio(chrome, "ids")
+        radio(chrome, "gpt2")
+        n = next(n for n, string in enumerate(encoded["strings"]) if "yellow" in string and "\r" not in string)
+        eventually(lambda: "could not" not in counted(chrome), "the next attempt succeeds")
+        put(chrome, encoded["strings"][n])
+        eventually(lambda: token_texts(chrome) == [str(i) for i in encoded["ids"]["gpt2"][n]], "GPT-2's ids")
+    finally:
+        data.write_text(was, encoding="utf-8")
+        merges.unlink(missing_ok=True)
+
+
+def by_hand(kind, name):
+    data = json.loads((WIDGETS / "merges.json").read_text(encoding="utf-8"))
+    return data["checks"][kind][list(data["texts"]).index(name)], data["texts"][name]
+
+
+def figures(chrome):
+    """Tokens, bytes per token, vocabulary, merges."""
+    return texts(chrome, ".zhw-bp-figures b")
+
+
+def page_tokens(chrome):
+    return chrome.execute_script("return [...document.querySelectorAll('.zhw-bp-page span')].map(e => e.textContent)")
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+def test_merging_by_hand_is_training(visit, split):
+    chrome = visit("merges")
+    merges, passage = by_hand(int(split), "This England")
+    if split:
+        find(chrome, ".zhw-bp-check input").click()
+    length = len(passage.encode())
+    assert figures(chrome) == [str(length), "1.00", "256", "0"]
+    for n in range(1, 13):
+        assert len(chrome.find_elements("css selector", ".zhw-bp-left")) <= int(texts(chrome, ".zhw-bp-row small")[0])
+        button(chrome, "Merge").click()
+        tokens = len(page_tokens(chrome))
+        assert figures(chrome) == [str(tokens), f"{length / tokens:.2f}", str(256 + n), str(n)]
+    assert "".join(page_tokens(chrome)).replace("↵", "") == passage
+    vocabulary = [bytes([i]) for i in range(256)]
+    for a, b in merges[:12]:
+        vocabulary.append(vocabulary[a] + vocabulary[b])
+    shown = [token.decode().replace(" ", "␣").replace("\n", "↵") for token in vocabulary[256:]]
+    assert texts(chrome, ".zhw-bp-made b") == shown and "can you do better" in text(chrome, ".zhw-bp-result")
+    button(chrome, "Back").click()
+    assert figures(chrome)[3] == "11"
+    button(chrome, "Start again").click()
+    assert figures(chrome) == [str(length), "1.00", "256", "0"] and not button(chrome, "Back").is_enabled()
+
+
+def test_another_pair_is_compared_with_greedy(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("merges")
+    find(chrome, ".zhw-bp-set option[value='aaabdaaabac']").click()
+    rows = chrome.find_elements("css selector", ".zhw-bp-row:enabled")
+    assert rows[0].get_attribute("aria-label") == "'a' + 'a', 4 times"
+    last = rows[-1]
+    name = last.get_attribute("aria-label").split(",")[0]
+    ActionChains(chrome).move_to_element(last).perform()
+    assert text(chrome, ".zhw-bp .zhw-title").startswith(name) and text(chrome, ".zhw-bp .zhw-title").endswith(
+        "instead."
+    )
+    assert len(chrome.find_elements("css selector", ".zhw-bp-left")) == 1
+    ActionChains(chrome).move_to_element(find(chrome, ".zhw-bp-figures")).perform()
+    assert text(chrome, ".zhw-bp .zhw-title").startswith("Next: 'a' + 'a', 4 times")
+    last.send_keys("\n")
+    said = "Greedy would have done better: it has 9 tokens after 1 merge, 1 fewer than you."
+    assert figures(chrome)[0] == "10" and text(chrome, ".zhw-bp-result") == said
+    button(chrome, "Back").click()
+    assert "can you do better" in text(chrome, ".zhw-bp-result")
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_merging_plays_to_its_end(visit, calm):
+    chrome = visit("merges", calm=calm)
+    find(chrome, ".zhw-bp-set option[value='aaabdaaabac']").click()
+    button(chrome, "Play").click()
+    eventually(lambda: "No pair occurs twice" in text(chrome, ".zhw-bp .zhw-title"), "training ends", 20)
+    assert figures(chrome) == ["5", "2.20", "259", "3"]
+    assert not button(chrome, "Merge").is_enabled() and not button(chrome, "Play").is_enabled()
+    assert chrome.switch_to.active_element.text == "Back", "the keyboard is not lost"
+
+
+def test_own_text_is_merged_too(visit):
+    chrome = visit("merges")
+    assert not find(chrome, ".zhw-bp textarea").is_displayed()
+    find(chrome, ".zhw-bp-set option[value='']").click()
+    box = find(chrome, ".zhw-bp textarea")
+    assert chrome.switch_to.active_element == box
+    put(chrome, "")
+    assert figures(chrome) == ["0", "–", "256", "0"] and not button(chrome, "Merge").is_enabled()
+    box.send_keys("naïve, naïve!")
+    button(chrome, "Merge").click()
+    assert figures(chrome)[0] == "13" and texts(chrome, ".zhw-bp-row")[0].split()[-1] == "2"

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import posixpath
 import re
@@ -30,6 +31,7 @@ KATEX = "0.16.47"
 KATEX_SHA256 = "ad2d1ab2f7fcc227019784320e8a2c5218ff6bb333b36df4136d10365ae29375"
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[^/\"']+/dist/")
 KATEX_WANTED = re.compile(r"package/dist/((?:katex\.min\.(?:css|js)|contrib/auto-render\.min\.js|fonts/[\w-]+\.woff2))")
+GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe, as in zerohero.data
 # smalldocs says of these keys, which only Quarto reads, that it leaves them out.
 QUARTO_ONLY = re.compile(r"theme site/theme(-dark)?\.scss|.*\b(html-math-method|ipynb-filters|execute\.enabled)\b")
 
@@ -57,9 +59,10 @@ def source_files(root):
     ]
 
 
-def fingerprint(root, files, renderer, katex):
+def fingerprint(root, files, renderer, katex, gpt2):
     """A hash of everything that decides what the site looks like."""
-    digest = hashlib.sha256(f"{renderer} katex={KATEX if katex else 'cdn'}".encode() + Path(__file__).read_bytes())
+    digest = hashlib.sha256(f"{renderer} katex={KATEX if katex else 'cdn'} gpt2={bool(gpt2)}".encode())
+    digest.update(Path(__file__).read_bytes())
     for file in files:
         digest.update(f"\0{file.as_posix()}\0".encode() + (root / file).read_bytes())
     return digest.hexdigest()
@@ -120,6 +123,18 @@ def fetch_katex(say):
     return cached
 
 
+def find_gpt2(say):
+    """GPT-2's merges out of the data folder; None where they are not there, or damaged."""
+    import platformdirs
+
+    folder = os.environ.get("ZEROHERO_DATA") or platformdirs.user_cache_dir("zerohero", appauthor=False)
+    file = Path(folder).expanduser() / "vocab.bpe"
+    if file.is_file() and hashlib.sha256(content := file.read_bytes()).hexdigest() == GPT2_SHA256:
+        return content
+    say("tokenizer: GPT-2's merges are not in the data folder, so the figure leaves GPT-2 out")
+    return None
+
+
 def render_with_quarto(stage, quarto):
     """Let Quarto render `stage`; it finds nbdev_filter next to the running Python."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -164,6 +179,15 @@ def use_local_katex(site, katex):
             page.write_text(changed, encoding="utf-8", newline="\n")
 
 
+def offer_gpt2(site, merges):
+    """Put GPT-2's merges beside the tokenizer's figure, and tell the figure. They are OpenAI's, so the book has no copy."""
+    data = site / "widgets/tokenizer.json"
+    if data.is_file():
+        (site / "widgets/gpt2.txt").write_bytes(merges)
+        content = json.loads(data.read_text(encoding="utf-8")) | {"gpt2": "gpt2.txt"}
+        data.write_text(json.dumps(content), encoding="utf-8")
+
+
 def swap(new, output):
     """Put the folder `new` in the place of `output`."""
     incoming, outgoing = (output.with_name(f"{output.name}.{kind}") for kind in ("new", "old"))
@@ -181,9 +205,9 @@ def render(root, output, say=print):
     if output.exists() and not (output.is_dir() and ((output / STAMP).exists() or not any(output.iterdir()))):
         raise SiteError(f"{output} exists and is not a rendered site; move it away or give another --output")
     renderer, quarto = find_renderer()
-    katex = fetch_katex(say)
+    katex, gpt2 = fetch_katex(say), find_gpt2(say)
     files = source_files(root)
-    stamp = fingerprint(root, files, renderer, katex)
+    stamp = fingerprint(root, files, renderer, katex, gpt2)
     if (output / STAMP).is_file() and (output / STAMP).read_text() == stamp:
         say(f"{output.name} is up to date")
         return False
@@ -200,6 +224,8 @@ def render(root, output, say=print):
         site = stage / "_site"
         if katex:
             use_local_katex(site, katex)
+        if gpt2:
+            offer_gpt2(site, gpt2)
         (site / STAMP).write_text(stamp)
         output.parent.mkdir(parents=True, exist_ok=True)
         swap(site, output)
