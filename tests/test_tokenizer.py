@@ -644,6 +644,22 @@ def test_without_numba_all_is_the_same(monkeypatch):
         tokenizer.machine_code(1)
 
 
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
+def test_machine_code_works_where_it_cannot_be_kept(monkeypatch):
+    from zerohero import tokenizer_jit
+
+    asked = []
+
+    def njit(cache=False, **options):
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("no locator available")  # what numba says where it finds no folder to write to
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(tokenizer_jit, "njit", njit)
+    assert tokenizer_jit.leaf(len) == (len, {"nogil": True, "_nrt": False}) and asked == [True, False]
+
+
 def test_short_texts_do_not_load_numba():
     code = "import sys; from zerohero.tokenizer import RegexTokenizer as R; t = R(); t.train('a b a b', 257); t.encode('a b')"
     done = subprocess.run(
