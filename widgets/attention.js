@@ -177,7 +177,7 @@ export function mount(element, data) {
   // ---------- drawing
 
   const shade = (cell, strength, negative) => {
-    cell.style.setProperty("--ink", `${Math.round(55 * Math.min(1, strength))}%`);
+    cell.style.setProperty("--ink", `${Math.round(38 * Math.min(1, strength))}%`);
     cell.classList.toggle("zhw-minus", negative);
   };
 
