@@ -4,7 +4,8 @@ The straightforward side is written as in Karpathy's lectures and nanoGPT: eager
 scores, nn.Dropout, AdamW as torch gives it. "fused" is the same with scaled_dot_product_attention. Ours is `train`, in
 float32 and, where the processor multiplies faster in it, in bfloat16, eager and compiled. All start from the same
 weights, draw the same batches and take turns; the median counts. With dropout off, all must report the same losses:
-within 1e-4 in float32, within 0.02 in bfloat16. All threads.
+within 1e-4 in float32, within 0.02 in bfloat16. All threads. Last come the matrix products of the straightforward step
+and nothing else, the same shapes in float32: what is left when all the rest costs nothing, so their ratio is a bound.
 
     python benchmarks/transformer.py                # results/transformer_speed.json and results/transformer_curves.json
     python benchmarks/transformer.py --name laptop  # results/transformer_speed-laptop.json, one more processor
@@ -24,13 +25,16 @@ import torch
 import torch.nn.functional as F
 from _record import processor, times_in_turns, write_record
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zerohero.data import CharTokenizer, load_shakespeare, random_batch, write_file
-from zerohero.transformer import CharGPT, CharGPTConfig, train
+from zerohero.training import train
+from zerohero.transformer import CharGPT, CharGPTConfig
 
 SEED, RATE, DECAY, BETAS, CLIP = 1337, 1e-3, 0.1, (0.9, 0.99), 1.0
 SMALL = CharGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0)
 LARGE = CharGPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2)
+BOUND = "matrix products alone"
 EXACT, NEAR = 1e-4, 0.02  # how far two loss curves may be apart: float32, bfloat16
 
 
@@ -134,7 +138,7 @@ def descend(model, forward, batch, steps, *, precision=torch.float32, **options)
     generator, losses = torch.Generator().manual_seed(SEED), []
     model.train()
     for step in range(steps):
-        x, y = batch(generator)
+        x, y = batch(generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARMUP)
         with torch.autocast("cpu", precision, precision != torch.float32):
@@ -145,6 +149,34 @@ def descend(model, forward, batch, steps, *, precision=torch.float32, **options)
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+class Products(TorchDispatchMode):
+    """Records the operands of every matrix product while it is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.operands = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            self.operands.append(args)
+        return function(*args, **kwargs or {})
+
+
+def products_alone(config, batch):
+    """A function of a number of steps that multiplies what straightforward steps multiply, and nothing else."""
+    model = PlainGPT(config, fused=False)
+    with Products() as seen:
+        descend(model, model, batch, 1)
+    step = [(torch.matmul, left, right, left @ right) for left, right in seen.operands]
+
+    def contestant(steps):
+        for _ in range(steps):
+            for multiply, left, right, out in step:
+                multiply(left, right, out=out)
+
+    return contestant
 
 
 # ---- side by side ----
@@ -163,12 +195,14 @@ def has_bfloat16(n=256):
     return seconds[torch.bfloat16] <= seconds[torch.float32]
 
 
+def batches(contest, tokens):
+    """What draws a batch of the contest's size, given a generator."""
+    return functools.partial(random_batch, tokens, contest.config.block_size, contest.batch_size)
+
+
 def contestants(contest, config, tokens, precisions=(torch.float32, torch.bfloat16), compiled=False):
     """A dict of functions of a number of steps, each of which trains from the same weights and returns the losses."""
-    start = CharGPT(config, torch.Generator().manual_seed(SEED))
-
-    def batch(generator):
-        return random_batch(tokens, config.block_size, contest.batch_size, generator=generator)
+    start, batch = CharGPT(config, torch.Generator().manual_seed(SEED)), batches(contest, tokens)
 
     def plain(fused):
         def contestant(steps):
@@ -184,7 +218,7 @@ def contestants(contest, config, tokens, precisions=(torch.float32, torch.bfloat
 
         def contestant(steps):
             options = {**even, "seed": SEED, "every": steps, "precision": precision, "progress": False}
-            return train(copy.deepcopy(start), batch, steps, **options).losses
+            return train(copy.deepcopy(start), lambda g: batch(generator=g), steps, **options).losses
 
         return contestant
 
@@ -238,6 +272,7 @@ def main():
             sides = contestants(contest, config, tokens, precisions, compiled=True)
             for run in sides.values():
                 run(1)  # buffers are allocated and code is compiled before the clock starts
+        sides[BOUND] = products_alone(config, batches(contest, tokens))
         turns = {side: functools.partial(run, contest.steps) for side, run in sides.items()}
         milliseconds, _ = times_in_turns(turns, contest.rounds)
         print(f"\n{contest.name}: batches of {contest.batch_size} x {config.block_size}, dropout {config.dropout}")
@@ -245,14 +280,15 @@ def main():
         for side, total in milliseconds.items():
             step, ratio = total / contest.steps, milliseconds["straightforward"] / total
             speed = 1000 * contest.batch_size * config.block_size / step
-            print(f"{side:26}{step:10.1f}{speed:10,.0f}{ratio:7.2f}  {apart[side]:.1e}")
+            distance = f"{apart[side]:.1e}" if side in apart else ""
+            print(f"{side:26}{step:10.1f}{speed:10,.0f}{ratio:7.2f}  {distance}")
             row = {
                 "contest": contest.name,
                 "side": side,
                 "milliseconds": round(step, 2),
                 "tokens_per_second": round(speed),
             }
-            rows.append({**row, "ratio": round(ratio, 2), "losses_apart": float(f"{apart[side]:.1e}")})
+            rows.append({**row, "ratio": round(ratio, 2), "losses_apart": float(distance) if distance else None})
 
     curves = {}
     if torch.bfloat16 in precisions:

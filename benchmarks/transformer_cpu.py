@@ -20,7 +20,8 @@ import torch
 from _record import processor, write_record
 
 from zerohero.data import CharTokenizer, load_shakespeare, random_batch
-from zerohero.transformer import CharGPT, CharGPTConfig, train, validation_loss
+from zerohero.training import train, validation_loss
+from zerohero.transformer import CharGPT, CharGPTConfig
 
 SEED, STEPS = 1337, 2000
 TARGET, PRESET_LOSS = 1.70, 1.88  # nats: to reach in the preset's time, and in half of it

@@ -62,6 +62,17 @@ def chrome(tmp_path_factory):
     session.quit()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks of this size only wait for a second thread, on a busy machine for minutes."""
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
 def eventually(condition, what, seconds=5):
     """Wait until `condition()` is true."""
     end = time.monotonic() + seconds

@@ -31,7 +31,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 APPENDIX = 90  # notebooks from this number on are not chapters, and chapters may use them only for showing things
-MODULE_LINES = 500  # what a module may hold and still be read in one sitting; chapter 7's, a model and its training, is the longest
+MODULE_LINES = 500  # what a module may hold and still be read in one sitting; chapter 8 has the longest
 PAGE_COLUMNS = 88
 HIDDEN = {"source_hidden": True, "outputs_hidden": True}  # what Jupyter calls a collapsed cell
 CLOSING = ["What we kept", "Summary", "Pitfalls", "Exercises", "References", "Reproduce this chapter", "Next"]
