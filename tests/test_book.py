@@ -31,7 +31,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 APPENDIX = 90  # notebooks from this number on are not chapters, and chapters may use them only for showing things
-MODULE_LINES = 500  # what a module may hold and still be read in one sitting; chapter 8 has the longest
+MODULE_LINES = 400  # what a module may hold and still be read in one sitting
 PAGE_COLUMNS = 88
 HIDDEN = {"source_hidden": True, "outputs_hidden": True}  # what Jupyter calls a collapsed cell
 CLOSING = ["What we kept", "Summary", "Pitfalls", "Exercises", "References", "Reproduce this chapter", "Next"]
@@ -820,7 +820,7 @@ BREAKS = [
     (cells_short, swap(FIRST, "size(", "x = 1\\n" * 9 + "size("), "median"),
     (code_fits_the_page, swap(FIRST, "return math.fabs(x)", "return math.fabs(x)" + " + 0" * 20), "has a line of"),
     (size_moderate, swap(FIRST, PNG, PNG + "A" * 1_500_000), "is 1.5 MB"),
-    (size_moderate, add("zerohero/beta.py", "x = 1\n" * 501), "zerohero/beta.py of 5"),
+    (size_moderate, add("zerohero/beta.py", "x = 1\n" * 401), "zerohero/beta.py of 4"),
     (
         imports_go_back,
         swap(FIRST, "import math", "from zerohero.beta import double"),

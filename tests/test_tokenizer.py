@@ -21,22 +21,10 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zerohero import data, tokenizer
+from zerohero import bpe, data, tokenizer
+from zerohero.bpe import GPT2_PATTERN, GPT4_PATTERN, apply_merges, byte_letters, count_words, learn_merges, split_words
 from zerohero.data import load_shakespeare
-from zerohero.tokenizer import (
-    GPT2_PATTERN,
-    GPT4_PATTERN,
-    BasicTokenizer,
-    GPT2Tokenizer,
-    RegexTokenizer,
-    apply_merges,
-    byte_letters,
-    count_words,
-    learn_merges,
-    merges_from_ranks,
-    show_token,
-    split_words,
-)
+from zerohero.tokenizer import BasicTokenizer, GPT2Tokenizer, RegexTokenizer, merges_from_ranks, show_token
 
 tiktoken = pytest.importorskip("tiktoken")
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -72,7 +60,7 @@ def words_of(text, pattern):
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 def test_ascii_twins_split_every_short_string_alike(pattern):
-    fast, exact = tokenizer._finders(pattern)
+    fast, exact = bpe._finders(pattern)
     alphabet = "sVe1' \n\t!\x1c\x7f"
     for length in range(6):
         for letters in itertools.product(alphabet[: 11 if length < 5 else 8], repeat=length):
@@ -83,7 +71,7 @@ def test_ascii_twins_split_every_short_string_alike(pattern):
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 @given(st.text(st.characters(max_codepoint=127)))
 def test_ascii_twins_split_alike(pattern, text):
-    fast, exact = tokenizer._finders(pattern)
+    fast, exact = bpe._finders(pattern)
     assert fast(text) == exact(text) and "".join(fast(text)) == text
 
 
@@ -91,7 +79,7 @@ def test_ascii_twins_split_alike(pattern, text):
 @given(st.lists(st.sampled_from(["a b", "a ", " a", "b", " ", "\n", "é ", "1 ", "'s ", "\u00a0"])), st.integers(1, 5))
 def test_cutting_where_it_is_safe_changes_no_word(pattern, parts, size):
     text = "".join(parts)
-    pieces = list(tokenizer._pieces(text, size))
+    pieces = list(bpe._pieces(text, size))
     assert "".join(pieces) == text
     assert [word for piece in pieces for word in regex.findall(pattern, piece)] == regex.findall(pattern, text)
 
@@ -100,7 +88,7 @@ def machine_words(parts, pattern):
     """The words that machine code finds in each of `parts`."""
     from zerohero import tokenizer_jit
 
-    text, bounds, marks = tokenizer_jit.split_parts(parts, tokenizer._PATTERN_NUMBERS[pattern])
+    text, bounds, marks = tokenizer_jit.split_parts(parts, bpe._PATTERN_NUMBERS[pattern])
     text, bounds = text.tobytes(), bounds.tolist()
     words = [text[start:end].decode() for start, end in zip(bounds, bounds[1:])]
     return [words[start:end] for start, end in zip([0, *marks], marks)]
@@ -235,7 +223,7 @@ def test_training_in_processes_counts_the_same():
     with machine("0"):
         once = count_words(documents, GPT4_PATTERN)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tokenizer, "_BATCH", 1 << 16)
+            patch.setattr(bpe, "_BATCH", 1 << 16)
             twice = count_words(documents, GPT4_PATTERN, num_workers=2)
     assert [*once.items()] == [*twice.items()]
 
@@ -383,12 +371,12 @@ def test_learning_is_not_quadratic(monkeypatch):
     for repeats in (2_000, 20_000):
         steps = Counter()
 
-        def counted(heap, entry, steps=steps, replace=tokenizer.heapq.heapreplace):
+        def counted(heap, entry, steps=steps, replace=bpe.heapq.heapreplace):
             steps["corrected"] += 1
             return replace(heap, entry)
 
         with machine("0"), monkeypatch.context() as patch:
-            patch.setattr(tokenizer.heapq, "heapreplace", counted)
+            patch.setattr(bpe.heapq, "heapreplace", counted)
             learn_merges({b"ab" * repeats: 1, b"a" * repeats: 1}, 12)
         work.append(steps["corrected"])
     assert work[1] < 11 * work[0] + 100
@@ -636,17 +624,17 @@ def test_byte_letters_are_gpt2s(gpt2):
 def test_without_numba_all_is_the_same(monkeypatch):
     monkeypatch.setitem(sys.modules, "zerohero.tokenizer_jit", None)  # as if it could not be imported
     monkeypatch.delattr("zerohero.tokenizer_jit", raising=False)
-    monkeypatch.setattr(tokenizer, "JIT_FROM", 1)
+    monkeypatch.setattr(bpe, "JIT_FROM", 1)
     with machine(""):
-        assert tokenizer.machine_code(1 << 30) is None
+        assert bpe.machine_code(1 << 30) is None
         assert GPT2Tokenizer().encode("Hello, world") == [15496, 11, 995]
     with machine("1"), pytest.raises(ImportError):
-        tokenizer.machine_code(1)
+        bpe.machine_code(1)
 
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 def test_machine_code_works_where_it_cannot_be_kept(monkeypatch):
-    from zerohero import tokenizer_jit
+    from zerohero import words_jit
 
     asked = []
 
@@ -656,8 +644,8 @@ def test_machine_code_works_where_it_cannot_be_kept(monkeypatch):
             raise RuntimeError("no locator available")  # what numba says where it finds no folder to write to
         return lambda function: (function, options)
 
-    monkeypatch.setattr(tokenizer_jit, "njit", njit)
-    assert tokenizer_jit.leaf(len) == (len, {"nogil": True, "_nrt": False}) and asked == [True, False]
+    monkeypatch.setattr(words_jit, "njit", njit)
+    assert words_jit.leaf(len) == (len, {"nogil": True, "_nrt": False}) and asked == [True, False]
 
 
 def test_short_texts_do_not_load_numba():

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from test_transformer import fresh, random_model, random_tokens, same, seeded
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from zerohero.training import Muon, learning_rate, load_checkpoint, orthogonalize, train, validation_loss
 
 from zerohero.data import DataError
+from zerohero.training import Muon, learning_rate, load_checkpoint, orthogonalize, train, validation_loss
 from zerohero.transformer import CharGPT, CharGPTConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

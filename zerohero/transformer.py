@@ -117,7 +117,7 @@ class CausalSelfAttention(nn.Module):
         """How much each position draws from each earlier one: (B, H, T, T)."""
         B, H, T, D = q.shape
         q, k = q.reshape(B * H, T, D), k.reshape(B * H, T, D)
-        future = torch.full((T, T), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+        future = q.new_full((T, T), float("-inf")).triu(1)
         scores = torch.baddbmm(future, q, k.mT, alpha=D**-0.5)
         return scores.softmax(-1).view(B, H, T, T)
 
