@@ -4,11 +4,12 @@ The straightforward side is written as in Karpathy's lectures and nanoGPT: eager
 scores, nn.Dropout, AdamW as torch gives it. "fused" is the same with scaled_dot_product_attention. Ours is `train`, in
 float32 and, where the processor multiplies faster in it, in bfloat16, eager and compiled. All start from the same
 weights, draw the same batches and take turns; the median counts. With dropout off, all must report the same losses:
-within 1e-4 in float32, within 0.02 in bfloat16. All threads. Last come the matrix products of the straightforward step
-and nothing else, the same shapes in float32: what is left when all the rest costs nothing, so their ratio is a bound.
+within 1e-4 in float32, within 0.02 in bfloat16. All threads. With --bound, the straightforward step takes turns with its
+matrix products and nothing else: what is left when all the rest costs nothing, so their ratio bounds what float32 allows.
 
     python benchmarks/transformer.py                # results/transformer_speed.json and results/transformer_curves.json
     python benchmarks/transformer.py --name laptop  # results/transformer_speed-laptop.json, one more processor
+    python benchmarks/transformer.py --bound        # results/transformer_bound.json
     python benchmarks/transformer.py --quick        # two steps of each to try it, nothing is recorded
 """
 
@@ -34,7 +35,6 @@ from zerohero.transformer import CharGPT, CharGPTConfig
 SEED, RATE, DECAY, BETAS, CLIP = 1337, 1e-3, 0.1, (0.9, 0.99), 1.0
 SMALL = CharGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0)
 LARGE = CharGPTConfig(block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2)
-BOUND = "matrix products alone"
 EXACT, NEAR = 1e-4, 0.02  # how far two loss curves may be apart: float32, bfloat16
 
 
@@ -169,12 +169,13 @@ def products_alone(config, batch):
     model = PlainGPT(config, fused=False)
     with Products() as seen:
         descend(model, model, batch, 1)
-    step = [(torch.matmul, left, right, left @ right) for left, right in seen.operands]
+    operands = [[each.detach().clone() for each in pair] for pair in seen.operands]
+    step = [(left, right, left @ right) for left, right in operands]
 
     def contestant(steps):
         for _ in range(steps):
-            for multiply, left, right, out in step:
-                multiply(left, right, out=out)
+            for left, right, out in step:
+                torch.matmul(left, right, out=out)
 
     return contestant
 
@@ -251,14 +252,36 @@ def compare(name, losses):
     return apart
 
 
+def write_bound(tokens, config, contest):
+    """Measures and records how much of a straightforward step its matrix products are."""
+    sides = {
+        "straightforward": contestants(contest, config, tokens, precisions=())["straightforward"],
+        "matrix products alone": products_alone(config, batches(contest, tokens)),
+    }
+    for run in sides.values():
+        run(5)
+    turns = {side: functools.partial(run, contest.steps) for side, run in sides.items()}
+    milliseconds, _ = times_in_turns(turns, contest.rounds)
+    rows = [{"side": side, "milliseconds": round(total / contest.steps, 2)} for side, total in milliseconds.items()]
+    bound = rows[0]["milliseconds"] / rows[1]["milliseconds"]
+    print(*rows, f"float32 allows {bound:.2f} times as fast", sep="\n")
+    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": processor()}
+    what = "milliseconds per training step of nanoGPT's CPU preset, medians of turns"
+    write_record("transformer_bound", what, contest.rounds, rows, **facts)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--name", help="of the processor, for a record beside the first one")
+    parser.add_argument("--bound", action="store_true", help="only how much of a step its matrix products are")
     parser.add_argument("--quick", action="store_true", help="two steps of each, nothing is recorded")
     options = parser.parse_args()
     text = load_shakespeare()
     tokenizer = CharTokenizer(text)
     tokens = torch.tensor(tokenizer.encode(text))[: int(0.9 * len(text))]
+
+    if options.bound:
+        return write_bound(tokens, dataclasses.replace(SMALL, vocab_size=len(tokenizer)), CONTESTS[0])
 
     rows, precisions = [], (torch.float32, torch.bfloat16) if has_bfloat16() else (torch.float32,)
     for contest in CONTESTS:
@@ -272,7 +295,6 @@ def main():
             sides = contestants(contest, config, tokens, precisions, compiled=True)
             for run in sides.values():
                 run(1)  # buffers are allocated and code is compiled before the clock starts
-        sides[BOUND] = products_alone(config, batches(contest, tokens))
         turns = {side: functools.partial(run, contest.steps) for side, run in sides.items()}
         milliseconds, _ = times_in_turns(turns, contest.rounds)
         print(f"\n{contest.name}: batches of {contest.batch_size} x {config.block_size}, dropout {config.dropout}")
@@ -280,15 +302,14 @@ def main():
         for side, total in milliseconds.items():
             step, ratio = total / contest.steps, milliseconds["straightforward"] / total
             speed = 1000 * contest.batch_size * config.block_size / step
-            distance = f"{apart[side]:.1e}" if side in apart else ""
-            print(f"{side:26}{step:10.1f}{speed:10,.0f}{ratio:7.2f}  {distance}")
+            print(f"{side:26}{step:10.1f}{speed:10,.0f}{ratio:7.2f}  {apart[side]:.1e}")
             row = {
                 "contest": contest.name,
                 "side": side,
                 "milliseconds": round(step, 2),
                 "tokens_per_second": round(speed),
             }
-            rows.append({**row, "ratio": round(ratio, 2), "losses_apart": float(distance) if distance else None})
+            rows.append({**row, "ratio": round(ratio, 2), "losses_apart": float(f"{apart[side]:.1e}")})
 
     curves = {}
     if torch.bfloat16 in precisions:
