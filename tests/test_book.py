@@ -712,7 +712,7 @@ def sound_book(tmp_path_factory):
         "01-beta",
         'from zerohero.autograd import size\n\n\ndef double(x):\n    """Twice `x`."""\n    return 2 * size(x)',
         "## The *sum* of `x`\n\nBack to [the first](00-autograd.ipynb).",
-        '#| export gamma\ndef treble(x):\n    """Thrice `x`."""\n    return 3 * x',
+        '#| export gamma\n#| code-fold: true\ndef treble(x):\n    """Thrice `x`."""\n    return 3 * x',
     )
     write_chapter(root, "90-plot", 'def frame(x):\n    """A frame around `x`."""\n    return [x]', "Pictures.")
     names = [f"nbs/{path.name}" for path in sorted(root.glob("nbs/*.ipynb"))]
@@ -884,6 +884,11 @@ def test_rule_finds(rule, change, expected, sound_book, tmp_path):
 
 def test_every_rule_is_shown_to_find_something():
     assert {rule for rule, _, _ in BREAKS} == {*NOTEBOOK_RULES, *BOOK_RULES, *SCRATCH_RULES}
+
+
+def test_what_a_cell_tells_the_page_stays_out_of_the_module(sound_book):
+    assert "code-fold" in (sound_book / "nbs/01-beta.ipynb").read_text(encoding="utf-8")
+    assert "#|" not in (sound_book / "zerohero/gamma.py").read_text(encoding="utf-8")
 
 
 def test_anchors_follow_quarto():

@@ -1290,3 +1290,254 @@ def test_own_text_is_merged_too(visit):
     box.send_keys("naïve, naïve!")
     button(chrome, "Merge").click()
     assert figures(chrome)[0] == "13" and texts(chrome, ".zhw-bp-row")[0].split()[-1] == "2"
+
+
+# ------------------------------------------------------------ GPT-2: flash attention in tiles, the budget of a run
+
+
+def flash():
+    return json.loads((WIDGETS / "flash.json").read_text(encoding="utf-8"))
+
+
+def kept(chrome, t):
+    """What the table says of query t: factor, maximum, sum, output, and the output of ordinary attention."""
+    return texts(chrome, f".zhw-fl-kept .zhw-fl-row:nth-child({t + 2}) .zhw-fl-cell")
+
+
+def tile_scores(chrome):
+    return texts(chrome, ".zhw-fl-now")
+
+
+def two(x):
+    """Two digits, as the figure writes them."""
+    return "−∞" if x is None else f"{x:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+@pytest.mark.parametrize("size", ["2 × 2", "4 × 2", "8 × 8"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_flash_tiles_hold_pythons_numbers(visit, width, size):
+    chrome, data = visit("flash", width), flash()
+    find(chrome, f".zhw-bar option[value='{size}']").click()
+    rows, corrections = int(size[0]), 0
+    assert text(chrome, ".zhw-fl > .zhw-title").startswith("Nothing is computed yet")
+    for n, tile in enumerate(data["tiles"][size], 1):
+        button(chrome, "Next").click()
+        assert tile_scores(chrome) == [two(x) for row in tile["scores"] for x in row]
+        button(chrome, "Next").click()
+        for i in range(rows):
+            factor, largest, *_ = kept(chrome, tile["row"] + i)
+            assert largest == two(tile["max"][i])
+            assert factor == (f"× {two(tile['factor'][i])}" if tile["column"] else "")
+            corrections += bool(tile["column"]) and tile["factor"][i] < 1
+        lit = chrome.find_elements("css selector", ".zhw-fl-kept .zhw-fl-factor.zhw-fl-new")
+        assert len(lit) == sum(factor < 1 for factor in tile["factor"]) * bool(tile["column"])
+        button(chrome, "Next").click()
+        for i in range(rows):
+            numbers = [tile["max"][i], tile["sum"][i], *tile["mixed"][i]]
+            assert kept(chrome, tile["row"] + i)[1:5] == [two(x) for x in numbers]
+        assert figures(chrome)[2:] == [f"{n} of {len(data['tiles'][size])}", str(corrections)]
+        if tile is data["tiles"][size][-1] or data["tiles"][size][n]["row"] != tile["row"]:
+            button(chrome, "Next").click()
+            for t in range(tile["row"], tile["row"] + rows):
+                assert kept(chrome, t)[3:] == 2 * [two(x) for x in data["output"][t]]
+    assert not button(chrome, "Next").is_enabled() and corrections == (0 if size == "8 × 8" else 7)
+    found = re.search(
+        r"equal to ordinary attention: the largest difference is (.*)$", text(chrome, ".zhw-fl > .zhw-title")
+    )
+    assert found[1] == "0" or int(found[1].split("10")[1].translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))) <= -15
+    assert figures(chrome)[:2] == [{"2 × 2": "12", "4 × 2": "24", "8 × 8": "96"}[size], "64"]
+
+
+def test_flash_goes_back_and_by_tiles(visit):
+    chrome = visit("flash")
+    assert not button(chrome, "Back").is_enabled()
+    shown = "return document.querySelector('.zhw-fl-two').innerText + document.querySelector('.zhw-fl-why').innerText"
+    find(chrome, ".zhw-fl-slider input").send_keys(RIGHT)
+    states = [chrome.execute_script(shown)]
+    for _ in range(5):
+        button(chrome, "Next").send_keys("\n")
+        states.append(chrome.execute_script(shown))
+    for state in states[-2::-1]:
+        button(chrome, "Back").send_keys("\n")
+        assert chrome.execute_script(shown) == state
+    button(chrome, "Start again").click()
+    assert chrome.switch_to.active_element.text == "Next", "the keyboard is not lost"
+    ends = []
+    while button(chrome, "Next tile").is_enabled():
+        button(chrome, "Next tile").click()
+        ends.append(text(chrome, ".zhw-fl-slider output"))
+    assert ends[:3] == ["step 4 of 34", "step 7 of 34", "step 11 of 34"] and len(ends) == 10
+    assert chrome.switch_to.active_element.text == "Back"
+
+
+def test_flash_explains_the_chosen_row(visit):
+    from selenium.webdriver import ActionChains
+
+    chrome = visit("flash")
+    slider = find(chrome, ".zhw-fl-slider input")
+    slider.send_keys(*[RIGHT] * 9)  # queries 3 and 4, keys 3 and 4: both get a larger maximum
+    assert "made smaller" in text(chrome, ".zhw-fl > .zhw-title")
+    assert text(chrome, ".zhw-fl-why").startswith("'yellow': the largest score of this tile is 1.77")
+    names = chrome.find_elements("css selector", ".zhw-fl-name:enabled")
+    assert [name.text for name in names] == ["these", "yellow"]
+    names[0].send_keys("\n")
+    assert "sum 1.23 → 0.32" in text(chrome, ".zhw-fl-why") and names[0].get_attribute("aria-pressed") == "true"
+    ActionChains(chrome).move_to_element(chrome.find_elements("css selector", ".zhw-fl-now")[-1]).perform()
+    assert text(chrome, ".zhw-fl-why").startswith("'yellow'")
+    assert chrome.find_elements("css selector", ".zhw-fl-why sup"), "powers are raised"
+    frame = "const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]"
+    around, first = chrome.execute_script(frame, ".zhw-fl-frame"), chrome.execute_script(frame, ".zhw-fl-now")
+    assert all(a <= b for a, b in zip(around[:2], first)) and around[2] > first[2] and around[3] > first[3]
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_flash_plays(visit, calm):
+    chrome = visit("flash", calm=calm)
+    where = ".zhw-fl-slider output"
+    button(chrome, "Play").click()
+    if calm:
+        assert text(chrome, where) == "step 34 of 34"
+        return
+    eventually(lambda: text(chrome, where) == "step 3 of 34", "the steps come by themselves")
+    button(chrome, "Pause").click()
+    paused = text(chrome, where)
+    chrome.execute_async_script("setTimeout(arguments[0], 1500)")
+    assert text(chrome, where) == paused
+    find(chrome, ".zhw-bar option[value='8 × 8']").click()
+    button(chrome, "Play").click()
+    eventually(lambda: text(chrome, where) == "step 4 of 4", "it ends", 10)
+    assert button(chrome, "Play").is_enabled()
+
+
+def budget():
+    return json.loads((WIDGETS / "budget.json").read_text(encoding="utf-8"))
+
+
+def knob(chrome, name):
+    """The slider of this name, and what is written beside it."""
+    labels = chrome.find_elements("css selector", ".zhw-bg-sliders label")
+    label = next(label for label in labels if label.text.startswith(name))
+    return label.find_element("css selector", "input"), label.find_element("css selector", "output")
+
+
+def turn(chrome, name, end):
+    """To one end of a slider, "low" or "high"."""
+    script = "arguments[0].value = arguments[0][arguments[1]]; arguments[0].dispatchEvent(new Event('input'))"
+    chrome.execute_script(script, knob(chrome, name)[0], {"low": "min", "high": "max"}[end])
+
+
+def parts(chrome, n):
+    """The n-th bar: what its parts are called, and their numbers."""
+    (section,) = chrome.find_elements("css selector", ".zhw-bg-bar:has(.zhw-bg-parts)")[n : n + 1]
+    return dict(line.text.split("\n")[:2] for line in section.find_elements("css selector", "li"))
+
+
+def test_budget_counts_as_python_in_a_browser(visit):
+    chrome, cases = visit("budget"), budget()["cases"]
+    script = """const [cases, done] = arguments;
+    import(new URL("widgets/budget.js", location)).then(({parameterCounts, flopsPerToken, memoryPlan}) => done(cases.map(({config, batch, T}) =>
+      ({parameters: parameterCounts(config), flops: flopsPerToken(config, T), memory: memoryPlan(config, batch, T)}))))"""
+    found = chrome.execute_async_script(script, cases)
+    assert found == [{name: case[name] for name in ("parameters", "flops", "memory")} for case in cases]
+
+
+def test_budget_begins_with_the_run_that_is_known(visit):
+    chrome = visit("budget")
+    gpt2 = next(case for case in budget()["cases"] if case["config"]["n_layer"] == 12 and case["T"] == 1024)
+    assert figures(chrome)[0] == "124M" and figures(chrome)[2] == "1.6 hours"
+    assert "on 4 H100s, 1.76M tokens a second" in text(chrome, ".zhw-bg > .zhw-title")
+    heads = texts(chrome, ".zhw-bg-head")
+    assert heads[0] == f"{sum(gpt2['parameters'].values()):,} parameters"
+    assert heads[1] == f"{sum(gpt2['flops'].values()) / 1e6:.0f}M operations per token"
+    assert parts(chrome, 0)["feed-forward"] == f"{gpt2['parameters']['feed-forward'] / 1e6:.1f}M"
+    assert parts(chrome, 1)["output projection"] == f"{gpt2['flops']['output'] / 1e6:.0f}M"
+    assert "80.3 tokens per parameter, 4 times" in texts(chrome, ".zhw-bg-said")[1]
+
+
+def test_budget_follows_the_keyboard(visit):
+    chrome = visit("budget")
+    for name, key, wanted in (
+        ("Layers", RIGHT, "16"),
+        ("Width", RIGHT, "896, 14 heads"),
+        ("Context", LEFT, "512 tokens"),
+        ("GPUs", RIGHT, "8"),
+        ("MFU", RIGHT, "39 %"),
+    ):
+        slider, output = knob(chrome, name)
+        slider.send_keys(key)
+        assert output.text == wanted and slider.get_attribute("aria-valuetext") == wanted
+        assert chrome.switch_to.active_element == slider
+    assert find(chrome, ".zhw-bar select").get_attribute("value") == "", "it is the reader's own run now"
+    before = figures(chrome)
+    price = find(chrome, ".zhw-bg input[type=number]")
+    price.clear()
+    price.send_keys("5")
+    assert figures(chrome)[:3] == before[:3]
+    cost = float(before[3][1:])
+    assert float(figures(chrome)[3][1:]) == pytest.approx(2 * cost, abs=0.02)
+    find(chrome, ".zhw option[value='A100']").click()
+    assert price.get_attribute("value") == "5.00", "the reader's price stays"
+    button(chrome, "Start again").click()
+    assert figures(chrome)[2] == "1.6 hours" and price.get_attribute("value") == "2.50"
+
+
+def test_budget_goes_to_chinchillas_number_and_back(visit):
+    chrome = visit("budget")
+    button(chrome, "20 tokens per parameter").click()
+    assert texts(chrome, ".zhw-bg-said")[1].startswith("20 tokens per parameter: about Chinchilla's 20")
+    assert knob(chrome, "Tokens")[1].text == "2.49B"
+    button(chrome, "Back to 10B tokens").click()
+    assert knob(chrome, "Tokens")[1].text == "10B"
+
+
+def test_budget_says_what_does_not_fit(visit):
+    chrome = visit("budget")
+    assert "it fits" in texts(chrome, ".zhw-bg-said")[0]
+    find(chrome, ".zhw option[value='RTX 4090']").click()
+    turn(chrome, "Micro-batch", "high")
+    assert "smaller micro-batch" in texts(chrome, ".zhw-bg-said")[0]
+    assert chrome.find_elements("css selector", ".zhw-bg-said.zhw-grad")
+    find(chrome, ".zhw-bar option[value='4']").click()
+    assert "FSDP" in texts(chrome, ".zhw-bg-said")[0]
+
+
+@pytest.mark.parametrize("ends", ["low", "high"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_budget_fits_at_the_ends_of_its_sliders(visit, width, ends):
+    chrome = visit("budget", width)
+    for name in ("Layers", "Width", "Context", "Tokens", "Micro-batch", "GPUs", "MFU"):
+        turn(chrome, name, ends)
+    for name in ("GPUs", "MFU") if ends == "high" else ():
+        turn(chrome, name, "low")
+    assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
+    cut = (
+        "return [...document.querySelectorAll('.zhw-bg :is(b, small, output, p, span)')]"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline').map(e => e.outerHTML)"
+    )
+    assert chrome.execute_script(cut) == []
+    assert not re.search(
+        "NaN|Infinity|undefined", chrome.execute_script("return document.querySelector('.zhw').innerText")
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "selector", "value"),
+    [
+        ("flash", ".zhw-fl-slider input", 23),
+        ("flash", ".zhw-fl-slider input", 26),
+        ("budget", ".zhw-bg-sliders input", 18),
+    ],
+)
+def test_every_state_can_be_read(visit, name, selector, value, scheme):
+    from test_site import CONTRAST
+
+    chrome = visit(name)
+    if scheme == "dark":
+        chrome.execute_script("document.documentElement.dataset.scheme = 'alternate'")
+    script = (
+        "const r = document.querySelector(arguments[0]); r.value = arguments[1]; r.dispatchEvent(new Event('input'))"
+    )
+    chrome.execute_script(script, selector, value)
+    found = chrome.execute_script(CONTRAST)
+    assert found["judged"] > 40 and found["bad"] == []

@@ -1,9 +1,11 @@
 """Write the exported cells of all notebooks into zerohero/.
 
 This is nbdev_export, for which a module has one notebook and a cell marked `#| export NAME` is appended to a module that
-is there already. Here a notebook can make several modules: those that only such cells make begin empty each time.
+is there already. Here a notebook can make several modules: those that only such cells make begin empty each time. And what
+a cell tells the page, such as to fold it, stays out of the module.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +32,10 @@ def main():
             )
             (config.lib_path / f"{name}.py").write_text(head, encoding="utf-8", newline="\n")
     nbdev_export.__wrapped__()
+    for path in sorted(config.lib_path.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "\n#|" in text:
+            path.write_text(re.sub(r"^#\|.*\n", "", text, flags=re.M), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 // Attention for five words, every number in sight: change one, and all that depends on it follows.
-import {h, start} from "./widget.js";
+import {h, raised, start, two} from "./widget.js";
 
 // ------------------------------------------------------------ arithmetic
 
@@ -16,13 +16,6 @@ export function compute({q, k, v}, {scale = true, mask = true} = {}) {
   });
   const output = weights.map(row => v[0].map((_, d) => dot(row, v.map(value => value[d]))));
   return {scores, scaled, masked, weights, output};
-}
-
-/** Two digits after the point, with a true minus sign. */
-export function two(x) {
-  if (x === -Infinity) return "−∞";
-  const text = x.toFixed(2);
-  return (Number(text) === 0 ? "0.00" : text).replace("-", "−");
 }
 
 const factor = x => x < 0 ? `(${two(x)})` : two(x);
@@ -185,7 +178,7 @@ export function mount(element, data) {
     const shown = STAGES.indexOf(chosen.stage) < step, options = {scale: scale.checked, mask: mask.checked};
     const why = shown ? reason(chosen.stage, chosen.i, chosen.j, words, given, stages, options)
       : step ? "Point at a cell to see the sum that makes it." : "Press Next to see what attention makes of these numbers.";
-    sum.replaceChildren(...why.split(/\^([−∞\d.]+)/).map((piece, n) => n % 2 ? h("sup", {}, piece) : piece)); // powers raised
+    sum.replaceChildren(...raised(why));
     const lit = shown ? sources(chosen.stage, chosen.i, chosen.j) : [];
     for (const [key, cell] of cells) {
       const [table, i, j] = key.split(" ");

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import {readFileSync} from "node:fs";
 import test from "node:test";
-import {compute, notice, reason, sources, two} from "./attention.js";
+import {compute, notice, reason, sources} from "./attention.js";
+import {two} from "./widget.js";
 
 const data = JSON.parse(readFileSync(new URL("attention.json", import.meta.url), "utf8"));
 const near = (a, b, tolerance = 1e-12) => assert.ok(a === b || Math.abs(a - b) <= tolerance, `${a} is not ${b}`);

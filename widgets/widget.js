@@ -42,6 +42,16 @@ export function power(x, digits) {
   return `${sign(mantissa)} × 10${raised}`;
 }
 
+/** Two digits after the point, with a true minus sign. */
+export function two(x) {
+  if (x === -Infinity) return "−∞";
+  const text = x.toFixed(2);
+  return sign(Number(text) === 0 ? "0.00" : text);
+}
+
+/** A sentence as the parts of an element, the number after each "^" raised. */
+export const raised = text => text.split(/\^([−∞\d.]+)/).map((piece, n) => n % 2 ? h("sup", {}, piece) : piece);
+
 /** mulberry32: a seeded generator of numbers in [0, 1). */
 export function random(seed) {
   let state = seed >>> 0;
