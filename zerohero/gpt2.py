@@ -486,9 +486,9 @@ def memory_plan(
 
     `autocast`: products in bfloat16, else all in float32; `chunked_loss`: called with
     `return_logits=False`, `chunk` rows at a time, 256 on a CPU and 4096 elsewhere;
-    `accumulate`: gradients of earlier micro-batches are there
-    already. Without them `gradients` is only what they add to the peak later. Without
-    dropout and torch.compile, which finds a little to save."""
+    `accumulate`: gradients of earlier micro-batches are there already. Without them
+    `gradients` is only what they add to the peak later. Without dropout and
+    torch.compile, which finds a little to save."""
     _check_window(config, T)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
