@@ -379,10 +379,16 @@ def test_widget_answers_click_and_keyboard(visit, page, name, size):
         eventually(lambda: chrome.execute_script(STATE, name) != before, what)
 
     button = f"{selector} button:enabled"
-    chrome.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})",
-        chrome.find_element("css selector", button),
-    )
+
+    def stays_in_view():  # a long page still moves while what is above the widget takes its place
+        place = "const r = document.querySelector(arguments[0]).getBoundingClientRect(); "
+        chrome.execute_script(
+            "document.querySelector(arguments[0]).scrollIntoView({block: 'center', behavior: 'instant'})", button
+        )
+        time.sleep(0.3)
+        return chrome.execute_script(place + "return r.top >= 0 && r.bottom <= innerHeight", button)
+
+    eventually(stays_in_view, "the first button stays where it was scrolled to", 20)
     changes(lambda: chrome.find_element("css selector", button).click(), "a click changes the widget")
     changes(lambda: chrome.find_element("css selector", button).send_keys("\n"), "Enter on a button changes the widget")
     if sliders := widget.find_elements("css selector", "input[type=range]:enabled"):
