@@ -44,6 +44,7 @@ class GPTConfig:
     mlp: str = "gelu"  # feed-forward: gelu, swiglu or relu2
     norm: str = "layer"  # normalisation: layer or rms
     used_vocab: int | None = None  # rows that are tokens (None: all; of 50304, 50257)
+    rope_base: float = 10_000  # of rotary positions; longer contexts take more
 
     def __post_init__(self):
         for name, choices in _GPT_CHOICES.items():
@@ -55,7 +56,10 @@ class GPTConfig:
         if not isinstance(self.bias, bool):
             raise ValueError(f"bias must be True or False, not {self.bias!r}.")
         sizes = self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd
-        CharGPTConfig(*sizes, self.dropout, norm=self.norm, positions=self.positions)
+        CharGPTConfig(
+            *sizes, self.dropout,
+            norm=self.norm, positions=self.positions, rope_base=self.rope_base,
+        )  # fmt: skip
         used = self.used_vocab
         if used is not None and not (type(used) is int and 1 <= used <= sizes[0]):
             raise ValueError(
@@ -186,6 +190,7 @@ def _config_of(path: Path, dropout: float) -> GPTConfig:
 
 
 _OWN_TYPE = "zerohero-gpt"  # with choices that transformers does not know
+_OWN_FIELDS = "pos", "mlp", "norm", "bias", "rope_base"
 _ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu2": "relu2"}
 _FIXED = {
     "activation_function": tuple(_ACTIVATIONS),
@@ -217,7 +222,7 @@ def _description(config: GPTConfig) -> dict:
         "tie_word_embeddings": True,
         "bos_token_id": end,
         "eos_token_id": end,
-        "zerohero": {n: getattr(config, n) for n in ("pos", "mlp", "norm", "bias")},
+        "zerohero": {n: getattr(config, n) for n in _OWN_FIELDS},
     }
 
 # %% ../nbs/09-gpt2.ipynb #6b5558c3

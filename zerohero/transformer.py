@@ -53,6 +53,7 @@ class CharGPTConfig:
     activation: str = "gelu"  # feed-forward: gelu, gelu_tanh, relu, relu2, swiglu
     positions: str = "learned"  # how order is told: learned or rotary
     tied: bool = True  # one matrix for reading and for writing characters?
+    rope_base: float = 10_000  # angles of rotary positions: down to position / this
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
@@ -74,6 +75,8 @@ class CharGPTConfig:
                     f"{name} must be one of {', '.join(choices)}, "
                     f"not {getattr(self, name)!r}."
                 )
+        if not self.rope_base > 0:
+            raise ValueError(f"rope_base must be positive, not {self.rope_base}.")
         if self.positions == "rotary" and self.n_embd // self.n_head % 2:
             raise ValueError(
                 f"Rotary positions turn pairs of numbers; a head has "
@@ -100,7 +103,8 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(C, C, bias=config.bias)
         self.rotary = config.positions == "rotary"
         if self.rotary:
-            angles = torch.arange(T)[:, None] * 10_000 ** (-torch.arange(0, D, 2) / D)
+            speeds = config.rope_base ** (-torch.arange(0, D, 2) / D)
+            angles = torch.arange(T)[:, None] * speeds
             self.register_buffer("cos", angles.cos(), persistent=False)
             self.register_buffer("sin", angles.sin(), persistent=False)
 
