@@ -71,6 +71,7 @@ clean:
 
 data: $(READY)
 	$(RUN) -m zerohero.data
+	$(RUN) -m zerohero.gguf
 
 export: $(READY)
 	$(RUN) tools/export.py

@@ -1541,3 +1541,192 @@ def test_every_state_can_be_read(visit, name, selector, value, scheme):
     chrome.execute_script(script, selector, value)
     found = chrome.execute_script(CONTRAST)
     assert found["judged"] > 40 and found["bad"] == []
+
+
+# ------------------------------------------------------------ inference: choosing a token, the cache and the guesses
+
+
+def sampling():
+    return json.loads((WIDGETS / "sampling.json").read_text(encoding="utf-8"))
+
+
+def slide_to(chrome, n, value):
+    script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+    chrome.execute_script(script, chrome.find_elements("css selector", ".zhw-sa-knobs input")[n], value)
+
+
+def as_percent(p):
+    if p == 0:
+        return "0"
+    return "100 %" if p >= 0.9995 else f"{100 * p:.0f} %" if p >= 0.0995 else f"{100 * p:.1f} %"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_sampling_bars_are_the_samplers(visit, width):
+    import torch
+
+    from zerohero.sampling import Sampler
+
+    chrome, data = visit("sampling", width), sampling()
+    logits = torch.tensor(data["logits"])
+    for knobs, settings in (
+        ({}, {}),
+        ({0: 0.6}, {"temperature": 0.6}),
+        ({0: 1.2, 2: 0.8}, {"temperature": 1.2, "top_p": 0.8}),
+        ({1: 7, 3: 0.3}, {"top_k": 7, "min_p": 0.3}),
+        ({0: 0}, {"temperature": 0}),
+    ):
+        button(chrome, "Start again").click()
+        for n, value in knobs.items():
+            slide_to(chrome, n, value)
+        p = Sampler(**settings).log_probabilities(logits).exp().tolist()
+        assert texts(chrome, ".zhw-sa-bars b") == [as_percent(x) for x in [*p[:20], sum(p[20:])]]
+        assert figures(chrome)[0] == str(sum(x > 0 for x in p))
+        struck = chrome.find_elements("css selector", ".zhw-sa-gone .zhw-sa-word")
+        assert len(struck) == sum(x == 0 for x in p[:20]) + (not any(p[20:]))
+    disabled = [not one.is_enabled() for one in chrome.find_elements("css selector", ".zhw-sa-knobs input")]
+    assert disabled == [False, True, True, True, False, False, False]
+
+
+def test_sampling_draws_and_remembers(visit):
+    chrome = visit("sampling")
+    drawn = ".zhw-sa-written"
+    assert text(chrome, drawn) == "Nothing is drawn yet."
+    first = texts(chrome, ".zhw-sa-bars b")
+    for _ in range(3):
+        button(chrome, "Draw a token").send_keys("\n")
+    three = text(chrome, drawn)
+    assert three.count("·") == 2 and texts(chrome, ".zhw-sa-bars b") == first
+    slide_to(chrome, 5, 2)
+    assert texts(chrome, ".zhw-sa-bars b") != first
+    button(chrome, "Draw 100").click()
+    counts = [int(note[:-2]) for note in texts(chrome, ".zhw-sa-bars small") if note]
+    assert sum(counts) == 103
+    button(chrome, "Start again").click()
+    for _ in range(3):
+        button(chrome, "Draw a token").click()
+    assert text(chrome, drawn) == three, "the same chance again"
+
+
+def decoding():
+    return json.loads((WIDGETS / "decoding.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_decoding_counts_what_is_computed(visit, width):
+    chrome, data = visit("decoding", width), decoding()
+    P, G = len(data["prompt"]), len(data["answer"])
+    for n in range(1, G + 1):
+        button(chrome, "Next").click()
+        without, cached = sum(range(P, P + n)), P + n - 1
+        assert figures(chrome) == [str(without), str(cached), f"{without / cached:.1f}"]
+        for grid, count in zip(chrome.find_elements("css selector", ".zhw-de-map"), (without, cached)):
+            assert len(grid.find_elements("css selector", ".zhw-de-work")) == count
+            assert len(grid.find_elements("css selector", ".zhw-de-work, .zhw-de-kept")) == without
+    assert not button(chrome, "Next").is_enabled()
+    assert chrome.switch_to.active_element.text == "Back"
+
+
+def test_decoding_writes_pass_by_pass(visit):
+    chrome, data = visit("decoding"), decoding()
+    find(chrome, ".zhw-bar option[value='guesses']").click()
+    written = "".join(data["prompt"])
+    for n, one in enumerate(data["passes"], 1):
+        button(chrome, "Next").click()
+        written += "".join(one["guesses"][: one["accepted"]]) + one["next"]
+        shown = chrome.execute_script("return document.querySelector('.zhw-de-text').textContent")
+        assert shown == written
+        assert text(chrome, ".zhw-de > .zhw-title").startswith(f"Pass {n}: {one['accepted']} of {len(one['guesses'])} ")
+    accepted = sum(one["accepted"] for one in data["passes"])
+    assert figures(chrome)[:2] == [str(n), f"{(accepted + n) / n:.2f}"]
+    button(chrome, "Back").click()
+    assert len(chrome.find_elements("css selector", ".zhw-de-passes li:not(.zhw-de-hidden)")) == n - 1
+
+
+@pytest.mark.parametrize("calm", [True, False], ids=["calm", "moving"])
+def test_decoding_plays(visit, calm):
+    chrome = visit("decoding", calm=calm)
+    where, end = ".zhw-fl-slider output", len(decoding()["answer"])
+    button(chrome, "Play").click()
+    if calm:
+        assert text(chrome, where) == f"step {end} of {end}"
+        return
+    eventually(lambda: text(chrome, where) == f"step 3 of {end}", "the steps come by themselves")
+    button(chrome, "Pause").click()
+    paused = text(chrome, where)
+    chrome.execute_async_script("setTimeout(arguments[0], 1300)")
+    assert text(chrome, where) == paused
+
+
+def test_decoding_goes_by_the_keyboard(visit):
+    from selenium.webdriver.support.ui import Select
+
+    chrome, data = visit("decoding"), decoding()
+    where = ".zhw-fl-slider output"
+    find(chrome, ".zhw-fl-slider input").send_keys(RIGHT, RIGHT, RIGHT, LEFT)
+    assert text(chrome, where) == f"step 2 of {len(data['answer'])}"
+    choice = find(chrome, ".zhw-bar select")
+    choice.send_keys(DOWN)
+    assert Select(choice).first_selected_option.text == "Guess and check"
+    assert text(chrome, where) == f"step 0 of {len(data['passes'])}"
+    shown = [box.is_displayed() for box in chrome.find_elements("css selector", ".zhw-de-map, .zhw-de-passes")]
+    assert shown == [False, False, True]
+    button(chrome, "Next").send_keys("\n")
+    for _ in data["passes"][1:]:
+        chrome.switch_to.active_element.send_keys("\n")
+    assert text(chrome, where) == f"step {len(data['passes'])} of {len(data['passes'])}"
+    assert chrome.switch_to.active_element.text == "Back"
+
+
+def test_decoding_says_what_the_caches_forget(visit):
+    chrome, data = visit("decoding"), decoding()
+    find(chrome, ".zhw-bar option[value='guesses']").click()
+    for one in data["passes"]:
+        button(chrome, "Next").click()
+        wrong, said = len(one["guesses"]) - one["accepted"], text(chrome, ".zhw-de-why")
+        forgets = re.search(r"target's cache forgets (\d+) positions?(?:, the draft's (\d+))?\.$", said)
+        assert (forgets and [int(n or 0) for n in forgets.groups()]) == ([wrong, wrong - 1] if wrong else None)
+        line = ".zhw-de-passes li.zhw-de-now .zhw-de-"
+        counts = [len(texts(chrome, line + kind)) for kind in ("guess", "wrong", "unread", "target")]
+        assert counts == [one["accepted"], min(wrong, 1), max(wrong - 1, 0), 1]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["sampling", "decoding", "guesses"])
+def test_choosing_and_decoding_can_be_read_in_every_state(visit, name, scheme, width):
+    from test_site import CONTRAST
+
+    chrome = visit("sampling" if name == "sampling" else "decoding", width)
+    if scheme == "dark":
+        chrome.execute_script("document.documentElement.dataset.scheme = 'alternate'")
+    if name == "sampling":
+        button(chrome, "Draw 100").click()
+        slide_to(chrome, 1, 6)
+        slide_to(chrome, 6, 0.5)
+    else:
+        if name == "guesses":
+            find(chrome, ".zhw-bar option[value='guesses']").click()
+        button(chrome, "Play").click()  # a calm reader sees the end at once
+    found = chrome.execute_script(CONTRAST)
+    assert found["judged"] > 40 and found["bad"] == []
+    assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
+    cut = (
+        "return [...document.querySelectorAll('.zhw b, .zhw small, .zhw output, .zhw button, .zhw-sa-word, .zhw-de-cells, "
+        ".zhw-de-cells span, .zhw-de-row span')].filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 "
+        "&& getComputedStyle(e).display != 'inline').map(e => e.outerHTML)"
+    )
+    assert chrome.execute_script(cut) == []
+
+
+def test_the_same_heights_whatever_happens(visit):
+    """What is below must not jump while a reader presses Next."""
+    chrome, data = visit("decoding", 390), decoding()
+    height = "return document.querySelector('.zhw').getBoundingClientRect().height"
+    for view in ("cache", "guesses"):
+        find(chrome, f".zhw-bar option[value='{view}']").click()
+        heights = {round(chrome.execute_script(height))}
+        for _ in data["answer" if view == "cache" else "passes"]:
+            button(chrome, "Next").click()
+            heights.add(round(chrome.execute_script(height)))
+        assert len(heights) == 1, f"{view}: {sorted(heights)}"

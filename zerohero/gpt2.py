@@ -56,10 +56,8 @@ class GPTConfig:
         if not isinstance(self.bias, bool):
             raise ValueError(f"bias must be True or False, not {self.bias!r}.")
         sizes = self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd
-        CharGPTConfig(
-            *sizes, self.dropout,
-            norm=self.norm, positions=self.positions, rope_base=self.rope_base,
-        )  # fmt: skip
+        choices = self.bias, self.norm, self.activation, self.positions
+        CharGPTConfig(*sizes, self.dropout, *choices, rope_base=self.rope_base)
         used = self.used_vocab
         if used is not None and not (type(used) is int and 1 <= used <= sizes[0]):
             raise ValueError(
@@ -70,9 +68,8 @@ class GPTConfig:
     @property
     def n_tokens(self) -> int:
         """The number of tokens that exist; rows from there on are padding."""
-        if self.used_vocab is None:
-            return 50257 if self.vocab_size == 50304 else self.vocab_size
-        return self.used_vocab
+        usual = 50257 if self.vocab_size == 50304 else self.vocab_size
+        return usual if self.used_vocab is None else self.used_vocab
 
     # what chapter 7's modules ask for
     tied = True
