@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-# %% ../nbs/10-inference.ipynb #2a46baf0
+# %% ../nbs/10-inference.ipynb #2d02f653
 def draw_index(p: torch.Tensor, generator: torch.Generator | None = None) -> int:
     """An index drawn with the probabilities `p` (V,), which need not sum to 1: where
     one uniform number falls among their running sums. Never one of probability 0."""
     sums = p.cpu().double().cumsum(-1)  # not every device has 64 bits
-    device = "cpu" if generator is None else generator.device
-    place = torch.rand((), generator=generator, device=device).cpu().double()
+    device = torch.device("cpu") if generator is None else generator.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    place = torch.rand((), dtype=dtype, generator=generator, device=device).cpu()
     index = torch.searchsorted(sums, place * sums[-1], right=True)
     last = torch.searchsorted(sums, sums[-1])  # rounding may point beyond it
     return min(int(index), int(last))
