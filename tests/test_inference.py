@@ -443,6 +443,8 @@ def test_ctrl_c_ends_the_answer_and_keeps_it(plays_file):
         [sys.executable, "-m", "zerohero.inference", plays_file, "--max-new-tokens", "1000000",
          "--device", "cpu", "--prompt", "ROMEO:"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     written = process.stdout.read(20)  # it is at work
     time.sleep(0.3)
