@@ -437,15 +437,20 @@ def test_stops_may_hold_line_breaks(plays_file, capsys):
     assert "\n" in texts[0][:-1] and texts[1] == texts[0].split("\n")[0] + "\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for one process only")
-def test_ctrl_c_ends_the_answer_and_keeps_it(plays_file):
-    process = subprocess.Popen(
+def endless(plays_file):
+    """The program, writing without end."""
+    return subprocess.Popen(
         [sys.executable, "-m", "zerohero.inference", plays_file, "--max-new-tokens", "1000000",
          "--device", "cpu", "--prompt", "ROMEO:"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         # a shell's background jobs ignore Ctrl-C, and so would what they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal for one process only")
+def test_ctrl_c_ends_the_answer_and_keeps_it(plays_file):
+    process = endless(plays_file)
     written = process.stdout.read(20)  # it is at work
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -475,11 +480,7 @@ def test_ctrl_c_in_a_session_keeps_it(run_folder, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
 def test_a_reader_that_leaves_is_no_error(plays_file):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zerohero.inference", plays_file, "--max-new-tokens", "1000000",
-         "--device", "cpu", "--prompt", "ROMEO:"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+    process = endless(plays_file)
     process.stdout.read(5)
     process.stdout.close()
     said = process.stderr.read()

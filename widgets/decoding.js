@@ -1,5 +1,5 @@
 // Writing a text token by token: what a cache spares, and what guessing ahead saves on top of it.
-import {calm, h, start} from "./widget.js";
+import {h, player, start} from "./widget.js";
 
 // ------------------------------------------------------------ arithmetic
 
@@ -56,11 +56,12 @@ const PACE = 900; // milliseconds between two steps
 export function mount(element, data) {
   const {prompt, answer, passes} = data, P = prompt.length, G = answer.length, text = [...prompt, ...answer];
   const sums = computed(P, G), states = written(passes);
-  let view = "cache", at = 0, timer = null;
+  let view = "cache", at = 0;
 
-  const button = (name, onclick) => h("button", {type: "button", onclick}, name);
+  const button = (name, onclick = () => {}) => h("button", {type: "button", onclick}, name);
   const back = button("Back", () => { stop(); go(at - 1); }), next = button("Next", () => { stop(); go(at + 1); });
-  const play = button("Play", () => timer ? stop() : run()), again = button("Start again", () => { stop(); go(0); });
+  const play = button("Play"), stop = player(play, {at: () => at, last: () => last(), go, pace: PACE});
+  const again = button("Start again", () => { stop(); go(0); });
   const choice = h("select", {onchange: () => { stop(); view = choice.value; go(0); }}, h("option", {value: "cache"}, "The cache"), h("option", {value: "guesses"}, "Guess and check"));
   const slider = h("input", {type: "range", min: 0, "aria-label": "Step", oninput: () => { stop(); go(Number(slider.value)); }}), where = h("output", {});
   const title = h("p", {class: "zhw-title", role: "status"}), why = h("p", {class: "zhw-de-why", "aria-live": "polite"});
@@ -103,23 +104,6 @@ export function mount(element, data) {
     update();
     const {activeElement} = document;
     if (activeElement === document.body || activeElement.disabled) (at === last() ? back : next).focus();
-  }
-
-  function run() {
-    if (calm()) return go(last());
-    if (at === last()) go(0);
-    const tick = () => {
-      go(at + 1);
-      timer = at < last() ? setTimeout(tick, PACE) : null;
-      play.textContent = timer ? "Pause" : "Play";
-    };
-    tick();
-  }
-
-  function stop() {
-    clearTimeout(timer);
-    timer = null;
-    play.textContent = "Play";
   }
 
   const say = (...pairs) => counts.forEach(({value, label}, i) => { [value.textContent, label.textContent] = pairs[i]; });

@@ -1,5 +1,5 @@
 // Flash attention, tile by tile: a running maximum, a running sum and an output are all that is kept of the scores.
-import {calm, h, power, raised, start, two} from "./widget.js";
+import {h, player, power, raised, start, two} from "./widget.js";
 
 // ------------------------------------------------------------ arithmetic
 
@@ -116,15 +116,15 @@ const grouped = n => n.toLocaleString("en");
 /** Put the figure into `element`. `data` is as in flash.json. */
 export function mount(element, data) {
   const {words} = data, T = words.length, D = data.v[0].length, wanted = ordinary(data);
-  let size = "2 × 2", rows = 2, columns = 2, steps = [], at = 0, row = 1, timer = null; // at: steps taken; row: which query of the tile is explained
+  let size = "2 × 2", rows = 2, columns = 2, steps = [], at = 0, row = 1; // at: steps taken; row: which query of the tile is explained
 
   // ---------- the parts
 
-  const button = (text, onclick) => h("button", {type: "button", onclick}, text);
+  const button = (text, onclick = () => {}) => h("button", {type: "button", onclick}, text);
   const back = button("Back", () => { stop(); go(at - 1); });
   const next = button("Next", () => { stop(); go(at + 1); });
   const skip = button("Next tile", () => { stop(); go(tileEnd()); });
-  const play = button("Play", () => timer ? stop() : run());
+  const play = button("Play"), stop = player(play, {at: () => at, last: () => steps.length, go, pace: PACE});
   const again = button("Start again", () => { stop(); go(0); });
   const choice = h("select", {onchange: () => { stop(); resize(choice.value); }}, ...Object.keys(data.tiles).map(name => h("option", {value: name}, name)));
   const slider = h("input", {type: "range", min: 0, "aria-label": "Step", oninput: () => { stop(); go(Number(slider.value)); }}), where = h("output", {});
@@ -192,23 +192,6 @@ export function mount(element, data) {
     update();
     const {activeElement} = document;
     if (activeElement === document.body || activeElement.disabled) (at === steps.length ? back : next).focus();
-  }
-
-  function run() {
-    if (calm()) return go(steps.length);
-    if (at === steps.length) go(0);
-    const tick = () => {
-      go(at + 1);
-      timer = at < steps.length ? setTimeout(tick, PACE) : null;
-      play.textContent = timer ? "Pause" : "Play";
-    };
-    tick();
-  }
-
-  function stop() {
-    clearTimeout(timer);
-    timer = null;
-    play.textContent = "Play";
   }
 
   // ---------- drawing

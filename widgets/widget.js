@@ -78,6 +78,29 @@ export function draw(distribution, u) {
 /** Does the reader ask for stillness? Then runs jump to their end. */
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+/** Makes `button` play and pause: `go(n)` shows step n, `at()` and `last()` tell the present step and the last one, `pace`
+ * the milliseconds between two. Returns what stops it. Who wants stillness sees the end at once. */
+export function player(button, {at, last, go, pace}) {
+  let timer = null;
+  const stop = () => {
+    clearTimeout(timer);
+    timer = null;
+    button.textContent = "Play";
+  };
+  const tick = () => {
+    go(at() + 1);
+    timer = at() < last() ? setTimeout(tick, pace) : null;
+    button.textContent = timer ? "Pause" : "Play";
+  };
+  button.addEventListener("click", () => {
+    if (timer) return stop();
+    if (calm()) return go(last());
+    if (at() === last()) go(0);
+    tick();
+  });
+  return stop;
+}
+
 /** Mount a widget in every place that waits for it. Where something cannot be loaded the still picture stays. */
 export async function start(name, mount) {
   if (!globalThis.document) return; // the tests run without a page
