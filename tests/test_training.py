@@ -430,6 +430,7 @@ OTHER_CONFIGS = {
     "norm": "rms",
     "activation": "relu",
     "positions": "rotary",
+    "rope_base": 500.0,
     "tied": False,
 }
 
