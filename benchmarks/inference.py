@@ -23,23 +23,31 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from _record import processor, times_in_turns, write_record
 from speculative_pair import characters, pair
+from torch import nn
 
 from zerohero.batching import Engine, Request, generate_batch
+from zerohero.decoder import Decoder, for_decoding
 from zerohero.gguf import chat_prompt, load_smollm2
 from zerohero.gpt2 import GPT, GPT_SIZES, GPTConfig
 from zerohero.inference import generate
+from zerohero.kv_cache import KVCache, cached_logits
 from zerohero.quantization import for_inference, weight_bytes
 from zerohero.sampling import Sampler
 from zerohero.speculative import PromptLookup, Speculation, generate_speculative
 
 SEED, GREEDY = 1337, Sampler(temperature=0)
-PASSAGE = (
-    "The tide tables for the harbour are printed twice a year. In the first column stands the day, in the second the "
-    "hour of high water, and in the third its height above the mark at the lighthouse. Ships that draw more than four "
-    "metres have to wait for the second half of the flood, and the pilot decides which of them goes first."
-)
+TASKS = {
+    "repeat": "Repeat the following text exactly, and add nothing:\n\nThe tide tables for the harbour are printed twice a "
+    "year. In the first column stands the day, in the second the hour of high water, and in the third its height above "
+    "the mark at the lighthouse. Ships that draw more than four metres have to wait for the second half of the flood, and "
+    "the pilot decides which of them goes first.",
+    "correct": "Correct the grammar of this text:\n\nYesterday I go to the market with my sister. We buyed apples, bread and "
+    "a big cheese. The man at the stand were very friendly and he telled us a story about his dog. Then it begin to rain, "
+    "so we runned home and eated the cheese.",
+}
 ASKED = {  # at least, and hoped for
     "float32": (1.7, 2.3),
     "bfloat16": (2.0, 3.0),
@@ -133,13 +141,13 @@ def cache_megabytes(model, length, rows=1):
 def part_float(precision, options):
     config, V = options.config, options.config.n_tokens
     model, dtype = gpt2(config), getattr(torch, precision)
-    packed, plain = for_inference(model, precision), model.to(dtype)
-    sides = {"transformers": peer(model, dtype), "plain": ours(plain), "ours": ours(packed)}
+    packed, few, plain = for_inference(model, precision), for_decoding(model, precision), model.to(dtype)
+    sides = {"transformers": peer(model, dtype), "plain": ours(plain), "packed": ours(packed), "ours": ours(few)}
     size = sum(p.nbytes for p in plain.parameters())
-    bytes_of = {"transformers": size, "plain": size, "ours": weight_bytes(packed)}
+    bytes_of = {"transformers": size, "plain": size, "packed": weight_bytes(packed), "ours": weight_bytes(few)}
     rows, texts = race(sides, prompt(16, V), options.new, options.rounds, bytes_of, bandwidth())
     if precision == "float32":
-        assert texts["transformers"] == texts["plain"] == texts["ours"], "another text than transformers'"
+        assert all(text == texts["transformers"] for text in texts.values()), "another text than transformers'"
     for row in rows[1:]:
         row["cache_megabytes"] = cache_megabytes(plain, 16 + options.new)
     return rows
@@ -147,7 +155,7 @@ def part_float(precision, options):
 
 def part_int8(options):
     config, model = options.config, gpt2(options.config)
-    ways = {f"ours, {p}": for_inference(model, p) for p in ("bfloat16", "int8", "int4")}
+    ways = {f"ours, {p}": for_decoding(model, p) for p in ("bfloat16", "int8", "int4")}
     bytes_of = {name: weight_bytes(way) for name, way in ways.items()}
     sides = {name: ours(way) for name, way in ways.items()}
     rows, _ = race(sides, prompt(16, config.n_tokens), options.new, options.rounds, bytes_of, bandwidth())
@@ -156,14 +164,79 @@ def part_int8(options):
     return rows
 
 
+def compiled_step(model):
+    """A step of one token through a plain model, in which torch.compile has made one function of all that lies between
+    two looks at the cache."""
+    import torch._inductor.config  # packs the weights, as they do not change
+
+    torch._inductor.config.freezing = True
+    parts = model.transformer
+    before = [torch.compile(nn.Sequential(block.ln_1, block.attn.c_attn)) for block in parts.h]
+    after = [torch.compile(lambda x, y, b=b: (x := x + b.attn.c_proj(y)) + b.mlp(b.ln_2(x))) for b in parts.h]
+    last = torch.compile(nn.Sequential(parts.ln_f, model.lm_head))
+
+    def step(token, cache):
+        at, H = cache.lengths[0], model.config.n_head
+        cache.reserve(at + 1)
+        x = parts.wte(token) + parts.wpe.weight[at]
+        layers = zip(before, after, cache.keys[:, 0], cache.values[:, 0])
+        for enter, leave, keys, values in layers:
+            q, k, v = enter(x).view(3, H, -1)
+            keys[:, at], values[:, at] = k, v
+            found = F.scaled_dot_product_attention(q[None, :, None], keys[None, :, : at + 1], values[None, :, : at + 1])
+            x = leave(x, found.reshape(1, -1))
+        cache.lengths[0] += 1
+        return last(x).float()
+
+    return torch.no_grad()(step)
+
+
+def part_compile(options):
+    """One step after 80 tokens: torch's own layers, what torch.compile makes of them, packed matrices, and a Decoder."""
+    rows, text = [], [prompt(80, options.config.n_tokens)]
+    token = torch.tensor([5])
+    for precision in ("float32", "bfloat16"):
+        plain = gpt2(options.config).to(getattr(torch, precision))
+        models = {"plain": plain, "torch.compile": plain}
+        models |= {"packed": for_inference(plain, precision), "decoder": for_decoding(plain, precision)}
+        steps, logits, calls, seconds = {}, {}, {}, {}
+        for name, model in models.items():
+            cache = KVCache(model)
+            cached_logits(model, text, cache)
+            steps[name] = functools.partial(cached_logits, model)
+            begin = time.perf_counter()
+            try:
+                if name == "torch.compile":
+                    steps[name] = compiled_step(model)
+                logits[name] = steps[name](token if name == "torch.compile" else token[None], cache)
+            except Exception as error:  # no C++ compiler, of which torch complains in several ways
+                rows.append({"side": f"{precision}, {name}", "failed": str(error).splitlines()[0]})
+                continue
+            seconds[name] = time.perf_counter() - begin
+
+            def call(name=name, cache=cache):
+                cache.truncate(0, 80)
+                steps[name](token if name == "torch.compile" else token[None], cache)
+
+            calls[name] = call
+        far = max((logits[name] - logits["plain"]).abs().max().item() for name in logits)
+        assert far < (1e-4 if precision == "float32" else 0.2), f"other logits, by {far}"
+        times, _ = times_in_turns(calls, 10 * options.rounds)
+        rows += [{"side": f"{precision}, {name}", "milliseconds": round(t, 2)} for name, t in times.items()]
+        if "torch.compile" in seconds:
+            rows[-3]["compile_seconds"] = round(seconds["torch.compile"], 1)
+    return rows
+
+
 def part_cache(options):
     """800 new tokens; once, since without a cache they take minutes, and in bfloat16, which is the faster way for both.
     That the texts are the same is a matter of float32, and of tests/test_kv_cache.py."""
-    model, ids = for_inference(gpt2(options.config), "bfloat16"), torch.tensor([prompt(16, options.config.n_tokens)])
+    plain, ids = gpt2(options.config), torch.tensor([prompt(16, options.config.n_tokens)])
+    models = {False: for_inference(plain, "bfloat16"), True: for_decoding(plain, "bfloat16")}  # the better for each
     new = 800 if options.new > 8 else options.new
     rows = []
     for name, cache in (("no cache", False), ("cache", True)):
-        begin = time.perf_counter()
+        model, begin = models[cache], time.perf_counter()
         generate(model, ids, new, temperature=0, cache=cache)
         rows.append({"side": name, "tokens_per_second": round(new / (time.perf_counter() - begin), 1)})
     for row in rows:
@@ -173,15 +246,17 @@ def part_cache(options):
 
 
 def part_batch(options):
-    """16 prompts of 8 to 128 tokens: one after the other, and together."""
-    V, n = options.config.n_tokens, 16
+    """16 prompts of 8 to 128 tokens: one after the other, and together, each by the model that is made for it."""
+    V, n, new = options.config.n_tokens, 16, options.new
     rng = random.Random(SEED)
-    prompts, new = [prompt(rng.randint(8, 128), V, i) for i in range(n)], min(64, options.new)
+    prompts = [prompt(rng.randint(8, 128), V, i) for i in range(n)]
     rows = []
     for precision in ("float32", "bfloat16"):
-        model = for_inference(gpt2(options.config), precision)
+        plain = gpt2(options.config)
+        models = {1: for_decoding(plain, precision), n: for_inference(plain, precision)}
 
-        def write(at_once, new=new, model=model):
+        def write(at_once, new=new, models=models):
+            model = models[at_once]
             return [r.tokens for r in generate_batch(model, prompts, new, rows=at_once, sampler=GREEDY)]
 
         write(n)
@@ -196,7 +271,7 @@ def part_batch(options):
                 "ratio": round(times[1] / times[k], 2),
                 # one at a time, the last one waits for all others; this is without that wait
                 "first_token_milliseconds": round(first[k] / (n if k == 1 else 1), 1),
-                "cache_megabytes": cache_megabytes(model, 128 + new, k),
+                "cache_megabytes": cache_megabytes(models[k], 128 + new, k),
             }
             for k, name in ((1, "one at a time"), (n, f"{n} at once"))
         ]
@@ -246,10 +321,18 @@ def part_continuous(options):
     ]
 
 
+def few_or_many(model):
+    """Of a model in float32, the copy that is the faster one for passes over so many tokens."""
+    few, many = for_decoding(model), for_inference(model)
+    return lambda tokens: few if tokens <= Decoder.most else many
+
+
 def part_speculative(options):
-    """Texts of 200 characters, from the trained target alone and with its draft."""
+    """Texts of 200 characters, from the trained target alone and with its draft, which writes one at a time. A pass of
+    the target over guesses has one token more than there are guesses."""
     (target, draft, facts), (tokenizer, *_) = pair(), characters()
-    target, draft = for_inference(target, "float32"), for_inference(draft, "float32")
+    targets = few_or_many(target)
+    draft = for_decoding(draft, "float32")
     rows, new, base = [], min(200, 4 * options.new), None
     starts = ["ROMEO:\n", "First Citizen:\n", "KING RICHARD II:\nMy lord, ", "O, what a day "][: options.rounds]
     for what, sampler in (("temperature 1", Sampler()), ("greedy", GREEDY)):
@@ -257,7 +340,7 @@ def part_speculative(options):
             seconds, told = [], []
             for seed, start in enumerate(starts):
                 generator, ids = torch.Generator().manual_seed(seed), tokenizer.encode(start)
-                begin = time.perf_counter()
+                target, begin = targets(gamma + 1), time.perf_counter()
                 if gamma:
                     settings = {"gamma": gamma, "sampler": sampler, "generator": generator}
                     told.append(generate_speculative(target, draft, ids, new, **settings))
@@ -275,43 +358,43 @@ def part_speculative(options):
 
 
 def part_lookup(options):
-    """SmolLM2 is asked to repeat a passage of some 70 words."""
-    model, tokenizer = load_smollm2()
-    model, rows, texts = for_inference(model, "float32"), [], {}
-    ids = chat_prompt(tokenizer, f"Repeat the following text exactly, and add nothing:\n\n{PASSAGE}")
+    """SmolLM2 repeats a passage of some 70 words, not quite exactly, and corrects the grammar of one."""
+    plain, tokenizer = load_smollm2()
+    models, rows = few_or_many(plain), []
     new = 96 if options.new > 8 else 8
-    told = {}
+    for task, words in TASKS.items():
+        ids, told = chat_prompt(tokenizer, words), {}
 
-    def plain():
-        request = Request(ids, new, GREEDY, [tokenizer.end])
-        Engine(model, 1).run([request])
-        return request.tokens
+        def write(gamma, new=new, ids=ids, told=told):
+            if not gamma:
+                request = Request(ids, new, GREEDY, [tokenizer.end])
+                Engine(models(1), 1).run([request])
+                return request.tokens
+            told[gamma] = generate_speculative(
+                models(gamma + 1), PromptLookup(), ids, new, gamma=gamma, sampler=GREEDY, stop=[tokenizer.end]
+            )
+            return told[gamma].tokens
 
-    def lookup(gamma):
-        told[gamma] = generate_speculative(
-            model, PromptLookup(), ids, new, gamma=gamma, sampler=GREEDY, stop=[tokenizer.end]
-        )
-        return told[gamma].tokens
-
-    begin = time.perf_counter()
-    Engine(model, 1).run([Request(ids, 1, GREEDY)])
-    first = round(1000 * (time.perf_counter() - begin))
-    sides = {"cached decode": plain, **{f"{g} guesses": functools.partial(lookup, g) for g in (4, 8, 16)}}
-    times, texts = times_in_turns(sides, options.rounds)
-    assert all(text == texts["cached decode"] for text in texts.values()), "another text with guesses"
-    for name, t in times.items():
-        row = {
-            "side": name,
-            "tokens_per_second": round(1000 * len(texts[name]) / t, 1),
-            "ratio": round(times["cached decode"] / t, 2),
-        }
-        if name != "cached decode":
-            how: Speculation = told[int(name.split()[0])]
-            row |= {"acceptance": round(how.acceptance, 3), "tokens_per_pass": round(how.tokens_per_pass, 2)}
-        rows.append(row)
-    rows[0] |= {"first_token_milliseconds": first, "weight_megabytes": round(weight_bytes(model) / 1e6)}
-    rows[0]["cache_megabytes"] = cache_megabytes(model, len(ids) + new)
-    rows[0]["text"] = tokenizer.decode(texts["cached decode"])
+        guesses = {"cached decode": 0, **{f"{g} guesses": g for g in (3, 6, 9)}}
+        times, texts = times_in_turns({k: functools.partial(write, g) for k, g in guesses.items()}, options.rounds)
+        first, _ = times_in_turns({k: functools.partial(write, g, 1) for k, g in guesses.items()}, options.rounds)
+        assert all(text == texts["cached decode"] for text in texts.values()), "another text with guesses"
+        for name, t in times.items():
+            row = {
+                "side": f"{task}, {name}",
+                "tokens_per_second": round(1000 * len(texts[name]) / t, 1),
+                "ratio": round(times["cached decode"] / t, 2),
+                "first_token_milliseconds": round(first[name]),
+                "weight_megabytes": round(weight_bytes(models(guesses[name] + 1)) / 1e6),
+                "cache_megabytes": cache_megabytes(plain, len(ids) + new),
+            }
+            if guesses[name]:
+                write(guesses[name])
+                how: Speculation = told[guesses[name]]
+                row |= {"acceptance": round(how.acceptance, 3), "tokens_per_pass": round(how.tokens_per_pass, 2)}
+            else:
+                row["text"] = tokenizer.decode(texts[name])
+            rows.append(row)
     return rows
 
 
@@ -381,6 +464,7 @@ PARTS = {
     "speculative": part_speculative,
     "lookup": part_lookup,
     "roofline": part_roofline,
+    "compile": part_compile,
     "cache": part_cache,
 }
 

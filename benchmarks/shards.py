@@ -108,7 +108,9 @@ def row(name, documents, folder, numbers):
     times, results = times_in_turns(contestants, ROUNDS)
     tokens = check(results[OURS], documents, results[TIKTOKEN])
     assert all(np.array_equal(a, b) for a, b in zip(ids_of(results[OURS]).values(), ids_of(results[ALONE]).values()))
-    assert all(np.array_equal(a, b) for a, b in zip(ids_of(results[OURS]).values(), ids_of(results[OURS_BY_TIKTOKEN]).values()))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(ids_of(results[OURS]).values(), ids_of(results[OURS_BY_TIKTOKEN]).values())
+    )
     print(f"\n{name}: {size / 1e6:.1f} MB, {len(documents):,} documents, {tokens:,} tokens, {WORKERS} threads")
     found = {"work": f"{name}, {size / 1e6:.0f} MB", "tokens": tokens, "workers": WORKERS, "rounds": ROUNDS}
     for contestant, time in times.items():
@@ -132,7 +134,9 @@ def python_row(documents, folder, numbers):
     times, _ = times_in_turns(contestants, 1)
     size = sum(map(len, documents))
     print(f"\nPython's encoder, {size / 1e6:.1f} MB: {', '.join(f'{n} {t / 1000:.2f} s' for n, t in times.items())}")
-    return {"work": f"Python's encoder, plays, {size / 1e6:.0f} MB"} | {n: {"seconds": t / 1000} for n, t in times.items()}
+    return {"work": f"Python's encoder, plays, {size / 1e6:.0f} MB"} | {
+        n: {"seconds": t / 1000} for n, t in times.items()
+    }
 
 
 def loader_row(out):

@@ -21,6 +21,7 @@ from .batching import Engine, Request, check_tokens
 from .batching import generate_batch as generate_batch
 from .beam import beam_search as beam_search
 from .data import CharTokenizer, DataError, load_shakespeare
+from .decoder import for_decoding
 from .gguf import chat_prompt, load_gguf, load_smollm2
 from .gpt2 import GPT, GPT_SIZES, GPTConfig
 from .kv_cache import KVCache as KVCache
@@ -330,17 +331,16 @@ class _Session:
         device = _choose_device(options.device)
         precision = _choose_precision(options.precision, device)
 
-        def load(*names):
-            model, tokenizer = load_model(*names)
-            count = sum(p.numel() for p in model.parameters())
-            return for_inference(model.to(device), precision), tokenizer, count
-
-        self.model, self.tokenizer, count = load(options.model, options.tokenizer)
-        self.draft = None
+        model, self.tokenizer = load_model(options.model, options.tokenizer)
+        count, self.draft = sum(p.numel() for p in model.parameters()), None
+        # guesses are looked at together, and are too many for a Decoder
+        ready = for_inference if options.draft else for_decoding
+        self.model = ready(model.to(device), precision)
         if options.draft == "lookup":
             self.draft = PromptLookup()
         elif options.draft:
-            self.draft = load(options.draft, options.tokenizer)[0]
+            draft, _ = load_model(options.draft, options.tokenizer)
+            self.draft = for_decoding(draft.to(device), precision)
         seed = secrets.randbelow(2**31) if options.seed is None else options.seed
         self.generator = torch.Generator().manual_seed(seed)
         self.engine = Engine(self.model, 1, shared=1)

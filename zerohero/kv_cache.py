@@ -182,14 +182,22 @@ def cached_logits(
         first = parts.h[0].attn
         new.angles = [z[new.positions][:, None, None] for z in (first.cos, first.sin)]
     rows = slice(first_row, first_row + len(counts))
-    kept = (z[:, rows, :, : new.end].unbind() for z in (cache.keys, cache.values))
-    for block, keys, values in zip(parts.h, *kept):  # (B, H, end, D) of each layer
-        x = x + _attend(block.attn, block.ln_1(x), keys, values, new)
-        x = x + block.mlp(block.ln_2(x))
+    few = getattr(model, "few", None)  # another way for a few tokens, see below
+    if few is not None and len(x) <= few.most:
+        places = [first_row + b for b, n in enumerate(counts) for _ in range(n)]
+        x = few.through_blocks(x, cache, places, new.positions.tolist())
+    else:
+        kept = (z[:, rows, :, : new.end].unbind() for z in (cache.keys, cache.values))
+        for block, keys, values in zip(parts.h, *kept):  # (B, H, end, D) of each layer
+            x = x + _attend(block.attn, block.ln_1(x), keys, values, new)
+            x = x + block.mlp(block.ln_2(x))
     cache.lengths[rows] = new.ends
     if not every:
         x = x[new.last]
-    logits = model.lm_head(parts.ln_f(x)).float()
+    if few is not None and len(x) <= few.most:
+        logits = few.logits(x.float())
+    else:
+        logits = model.lm_head(parts.ln_f(x)).float()
     return logits[:, : getattr(model.config, "n_tokens", None)]
 
 # %% ../nbs/10-inference.ipynb #95a84503
