@@ -167,9 +167,12 @@ def part_int8(options):
 def compiled_step(model):
     """A step of one token through a plain model, in which torch.compile has made one function of all that lies between
     two looks at the cache."""
-    import torch._inductor.config  # packs the weights, as they do not change
+    import torch._dynamo
+    import torch._inductor.config
 
-    torch._inductor.config.freezing = True
+    torch._inductor.config.freezing = True  # packs the weights, as they do not change
+    torch._dynamo.config.recompile_limit = 4 * len(model.transformer.h)  # the blocks have the same code
+    torch._dynamo.reset()
     parts = model.transformer
     before = [torch.compile(nn.Sequential(block.ln_1, block.attn.c_attn)) for block in parts.h]
     after = [torch.compile(lambda x, y, b=b: (x := x + b.attn.c_proj(y)) + b.mlp(b.ln_2(x))) for b in parts.h]
@@ -214,9 +217,9 @@ def part_compile(options):
                 continue
             seconds[name] = time.perf_counter() - begin
 
-            def call(name=name, cache=cache):
+            def call(step=steps[name], idx=token if name == "torch.compile" else token[None], cache=cache):
                 cache.truncate(0, 80)
-                steps[name](token if name == "torch.compile" else token[None], cache)
+                step(idx, cache)
 
             calls[name] = call
         far = max((logits[name] - logits["plain"]).abs().max().item() for name in logits)
@@ -321,9 +324,9 @@ def part_continuous(options):
     ]
 
 
-def few_or_many(model):
-    """Of a model in float32, the copy that is the faster one for passes over so many tokens."""
-    few, many = for_decoding(model), for_inference(model)
+def few_or_many(model, precision="float32"):
+    """Of a model, the copy that is the faster one for passes over so many tokens."""
+    few, many = for_decoding(model, precision), for_inference(model, precision)
     return lambda tokens: few if tokens <= Decoder.most else many
 
 
@@ -331,28 +334,42 @@ def part_speculative(options):
     """Texts of 200 characters, from the trained target alone and with its draft, which writes one at a time. A pass of
     the target over guesses has one token more than there are guesses."""
     (target, draft, facts), (tokenizer, *_) = pair(), characters()
-    targets = few_or_many(target)
-    draft = for_decoding(draft, "float32")
-    rows, new, base = [], min(200, 4 * options.new), None
-    starts = ["ROMEO:\n", "First Citizen:\n", "KING RICHARD II:\nMy lord, ", "O, what a day "][: options.rounds]
-    for what, sampler in (("temperature 1", Sampler()), ("greedy", GREEDY)):
-        for side, gamma in (("cached decode", 0), *((f"{g} guesses", g) for g in (3, 4, 6))):
-            seconds, told = [], []
-            for seed, start in enumerate(starts):
-                generator, ids = torch.Generator().manual_seed(seed), tokenizer.encode(start)
-                target, begin = targets(gamma + 1), time.perf_counter()
-                if gamma:
-                    settings = {"gamma": gamma, "sampler": sampler, "generator": generator}
-                    told.append(generate_speculative(target, draft, ids, new, **settings))
-                else:
-                    Engine(target, 1).run([Request(ids, new, sampler, generator=generator)])
-                seconds.append(time.perf_counter() - begin)
-            row = {"side": f"{what}, {side}", "tokens_per_second": round(new / statistics.median(seconds), 1)}
+    targets, draft = few_or_many(target), for_decoding(draft)
+    rows, new = [], min(200, 4 * options.new)
+    starts = ["ROMEO:\n", "First Citizen:\n", "KING RICHARD II:\nMy lord, ", "O, what a day "]
+
+    def write(sampler, gamma, new=new):
+        """Of each start, how the guesses fared; none for a text without guesses."""
+        told = []
+        for seed, start in enumerate(starts):
+            generator, ids = torch.Generator().manual_seed(seed), tokenizer.encode(start)
+            target = targets(gamma + 1)
             if gamma:
-                row["acceptance"] = round(sum(t.accepted for t in told) / sum(t.drafted for t in told), 3)
-                row["tokens_per_pass"] = round(len(told) * new / sum(t.passes for t in told), 2)
-            base = row["tokens_per_second"] if not gamma else base
-            row["ratio"] = round(row["tokens_per_second"] / base, 2)
+                settings = {"gamma": gamma, "sampler": sampler, "generator": generator}
+                told.append(generate_speculative(target, draft, ids, new, **settings))
+            else:
+                Engine(target, 1).run([Request(ids, new, sampler, generator=generator)])
+        return told
+
+    guesses = {"cached decode": 0, **{f"{g} guesses": g for g in (2, 3, 4, 6)}}
+    for what, sampler in (("temperature 1", Sampler()), ("greedy", GREEDY)):
+        calls = {name: functools.partial(write, sampler, gamma) for name, gamma in guesses.items()}
+        times, told = times_in_turns(calls, options.rounds)
+        first, _ = times_in_turns({k: functools.partial(f, new=1) for k, f in calls.items()}, options.rounds)
+        for name, t in times.items():
+            model = targets(guesses[name] + 1)
+            size = weight_bytes(model) + (weight_bytes(draft) if told[name] else 0)
+            row = {
+                "side": f"{what}, {name}",
+                "tokens_per_second": round(1000 * len(starts) * new / t, 1),
+                "ratio": round(times["cached decode"] / t, 2),
+                "first_token_milliseconds": round(first[name] / len(starts), 1),
+                "weight_megabytes": round(size / 1e6, 1),
+                "cache_megabytes": cache_megabytes(model, new) + (cache_megabytes(draft, new) if told[name] else 0),
+            }
+            if told[name]:
+                row["acceptance"] = round(sum(x.accepted for x in told[name]) / sum(x.drafted for x in told[name]), 3)
+                row["tokens_per_pass"] = round(len(starts) * new / sum(x.passes for x in told[name]), 2)
             rows.append(row)
     return [*rows, {"side": "models", **facts}]
 
@@ -403,11 +420,16 @@ def part_roofline(options):
     rows, model = [], gpt2(options.config)
     size = sum(p.numel() for p in model.parameters())
     for precision in ("float32", "bfloat16", "int8", "int4"):
-        way = for_inference(model, precision)
+        ways = few_or_many(model, precision)
         for T in (1, 4, 16, 64, 256, 512):
             if T < options.config.block_size and not (precision == "int8" and T > 16):
-                idx = torch.zeros(1, T, dtype=torch.long)
-                run = functools.partial(torch.no_grad()(way), idx)
+                way = ways(T)
+                cache, text = KVCache(way), [prompt(T, options.config.n_tokens)]
+
+                def run(way=way, cache=cache, text=text):
+                    cache.truncate(0, 0)
+                    cached_logits(way, text, cache, every=True)
+
                 run()
                 times, _ = times_in_turns({"pass": run}, 3 * options.rounds)
                 rate = 2 * size * T / (times["pass"] / 1000)

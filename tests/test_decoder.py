@@ -14,7 +14,7 @@ from test_kv_cache import MODELS, N, V, lively, seeded
 from zerohero.batching import Engine, Request, generate_batch
 from zerohero.beam import beam_search
 from zerohero.kv_cache import KVCache, cached_logits
-from zerohero.quantization import as_arrays, for_inference
+from zerohero.quantization import for_inference
 from zerohero.sampling import Sampler
 from zerohero.speculative import generate_speculative
 from zerohero.transformer import CharGPT, CharGPTConfig
@@ -22,6 +22,7 @@ from zerohero.transformer import CharGPT, CharGPTConfig
 code = pytest.importorskip("zerohero.inference_jit", reason="numba is not installed")
 import zerohero.decoder as decoder  # noqa: E402
 from zerohero.decoder import Decoder, for_decoding  # noqa: E402
+from zerohero.inference_jit import as_arrays  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEAR = {"float32": 2e-5, "bfloat16": 0.15, "int8": 2e-5}  # of logits of about 3
@@ -230,10 +231,8 @@ def test_norms_are_those_of_torch(rows, width, rms, size, seed):
     x = size * torch.randn(rows, width, generator=generator) + size
     gain, shift = torch.randn(2, width, generator=generator)
     found = code.normalise(x.numpy(), code.Norm(gain.numpy(), shift.numpy()), rms)
-    if rms:
-        expected = F.rms_norm(x, (width,), gain, 1e-5) + shift
-    else:
-        expected = F.layer_norm(x, (width,), gain, shift, 1e-5)
+    width = (width,)
+    expected = F.rms_norm(x, width, gain, 1e-5) + shift if rms else F.layer_norm(x, width, gain, shift, 1e-5)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 

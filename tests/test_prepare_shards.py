@@ -46,7 +46,17 @@ def gpt2():
 
 
 SPEECHES = load_shakespeare().split("\n\n")[:900]
-ODD = ["", "é \N{GRINNING FACE}", "a\n\nb", "<|endoftext|>", " leading", "tab\there", "\u2028line\x85s", '{"a": 1}', "x" * 3000]
+ODD = [
+    "",
+    "é \N{GRINNING FACE}",
+    "a\n\nb",
+    "<|endoftext|>",
+    " leading",
+    "tab\there",
+    "\u2028line\x85s",
+    '{"a": 1}',
+    "x" * 3000,
+]
 
 
 def write_parquet(path, texts, column="text", rows=100, **more):
@@ -108,7 +118,9 @@ def test_all_kinds_of_files_give_the_same_shards(sources, gpt2):
         assert settings["source"]["tokenizer"] == "gpt2"
     loader = ShardLoader(folder / "out" / "a_txt", 2, 16, vocab_size=50304, verify=True)
     assert loader.next_batch()[0].shape == (2, 16)
-    assert shard_tokenizer(folder / "out" / "a_txt").decode(expected[1:9]) == texts[0][: len(gpt2.decode(expected[1:9]))]
+    assert (
+        shard_tokenizer(folder / "out" / "a_txt").decode(expected[1:9]) == texts[0][: len(gpt2.decode(expected[1:9]))]
+    )
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
@@ -366,7 +378,9 @@ def test_fineweb_edu_is_streamed(tmp_path, monkeypatch, gpt2):
     source = read_index(tmp_path / "out")["settings"]["source"]
     assert source["hub"] == "HuggingFaceFW/fineweb-edu" and source["config"] == "sample-10BT"
     calls.clear()
-    run("ada/plays", "--config", "c", "--split", "test", "--column", "url", "--out", tmp_path / "other", "--tokens", 100)
+    run(
+        "ada/plays", "--config", "c", "--split", "test", "--column", "url", "--out", tmp_path / "other", "--tokens", 100
+    )
     assert calls == [(("ada/plays", "c"), {"split": "test", "streaming": True})]
 
 
@@ -583,7 +597,10 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, arguments, message):
         run(*arguments, "--out", "out")
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.txt", "--tokens", "many", "--out", "o"], ["--out", "o"], ["a.txt", "--workers", "0", "--out", "o"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["a.txt", "--tokens", "many", "--out", "o"], ["--out", "o"], ["a.txt", "--workers", "0", "--out", "o"]],
+)
 def test_wrong_options(arguments, capsys):
     with pytest.raises(SystemExit):
         prepare(arguments)

@@ -150,7 +150,11 @@ def test_tokens_out_of_range_are_refused(tmp_path, document, message):
 
 
 def test_documents_may_be_lists_arrays_tensors_or_bytes_of_a_generator(tmp_path):
-    write(tmp_path, iter([[1, 2], np.array([3], np.uint16), torch.tensor([4, 5]), (6,), range(7, 9)]), validation_fraction=0)
+    write(
+        tmp_path,
+        iter([[1, 2], np.array([3], np.uint16), torch.tensor([4, 5]), (6,), range(7, 9)]),
+        validation_fraction=0,
+    )
     assert row_of_tokens(tmp_path).tolist() == [EOT, 1, 2, EOT, 3, EOT, 4, 5, EOT, 6, EOT, 7, 8]
 
 
@@ -406,7 +410,11 @@ def test_the_shuffle_mixes():
     parts = np.arange(size) * cells // size
     for image in images:
         # from every part of the row to every part, and neighbours to places that know nothing of each other
-        for a, b in ((parts, parts[image]), (parts[image[:-1]], parts[image[1:]]), (parts[image[:-7]], parts[image[7:]])):
+        for a, b in (
+            (parts, parts[image]),
+            (parts[image[:-1]], parts[image[1:]]),
+            (parts[image[:-7]], parts[image[7:]]),
+        ):
             table = np.zeros((cells, cells))
             np.add.at(table, (a, b), 1)
             assert abs(chi_squared(table)) < 5
@@ -498,7 +506,9 @@ def test_a_run_goes_on_with_any_number_of_ranks(shared_folder, first, then, batc
     head, loaders = all_batches(shared_folder, first[1], block_size, first[0], batches * first[0] * first[1])
     states = [json.loads(json.dumps(each.state_dict())) for each in loaders]
     assert all(state == states[0] for state in states) and len(json.dumps(states[0])) < 120
-    resumed = [ShardLoader(shared_folder, then[1], block_size, rank=rank, world_size=then[0]) for rank in range(then[0])]
+    resumed = [
+        ShardLoader(shared_folder, then[1], block_size, rank=rank, world_size=then[0]) for rank in range(then[0])
+    ]
     for each in resumed:
         each.load_state_dict(states[0])
     tail = []
@@ -610,7 +620,10 @@ FAULTS = {
     "too many": (lambda path: shutil.copy(path, path.with_name("train_000099.bin")), "train_000099.bin does not bel"),
     "bad index": (lambda path: (path.parent / INDEX_FILE).write_text("{"), "shards.json cannot be read"),
     "other index": (lambda path: (path.parent / INDEX_FILE).write_text('{"format": "x"}'), "its format is 'x'"),
-    "empty index": (lambda path: (path.parent / INDEX_FILE).write_text('{"format": "zerohero shards 1"}'), "shards.json"),
+    "empty index": (
+        lambda path: (path.parent / INDEX_FILE).write_text('{"format": "zerohero shards 1"}'),
+        "shards.json",
+    ),
     "no index": (lambda path: (path.parent / INDEX_FILE).unlink(), "has no shards.json, so it is no folder of shards"),
 }
 

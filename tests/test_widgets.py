@@ -1630,7 +1630,7 @@ def test_decoding_counts_what_is_computed(visit, width):
 def test_decoding_writes_pass_by_pass(visit):
     chrome, data = visit("decoding"), decoding()
     find(chrome, ".zhw-bar option[value='guesses']").click()
-    written = "".join(data["prompt"])
+    written = data["request"] + "\n\n"
     for n, one in enumerate(data["passes"], 1):
         button(chrome, "Next").click()
         written += "".join(one["guesses"][: one["accepted"]]) + one["next"]
@@ -1678,14 +1678,14 @@ def test_decoding_goes_by_the_keyboard(visit):
     assert chrome.switch_to.active_element.text == "Back"
 
 
-def test_decoding_says_what_the_caches_forget(visit):
+def test_decoding_says_what_the_cache_forgets(visit):
     chrome, data = visit("decoding"), decoding()
     find(chrome, ".zhw-bar option[value='guesses']").click()
     for one in data["passes"]:
         button(chrome, "Next").click()
         wrong, said = len(one["guesses"]) - one["accepted"], text(chrome, ".zhw-de-why")
-        forgets = re.search(r"target's cache forgets (\d+) positions?(?:, the draft's (\d+))?\.$", said)
-        assert (forgets and [int(n or 0) for n in forgets.groups()]) == ([wrong, wrong - 1] if wrong else None)
+        forgets = re.search(r"Its cache forgets (\d+) positions?\.$", said)
+        assert (int(forgets[1]) if forgets else 0) == wrong
         line = ".zhw-de-passes li.zhw-de-now .zhw-de-"
         counts = [len(texts(chrome, line + kind)) for kind in ("guess", "wrong", "unread", "target")]
         assert counts == [one["accepted"], min(wrong, 1), max(wrong - 1, 0), 1]

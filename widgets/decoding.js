@@ -37,15 +37,15 @@ export const spelled = text => text === "\n" ? "⏎" : text === " " ? "·" : tex
 const quoted = texts => `“${texts.map(spelled).join("")}”`;
 const positions = n => `${n} position${n === 1 ? "" : "s"}`;
 
-/** What happens in a pass, in a sentence or two. The last guess is in the target's cache, but not yet in the draft's. */
+/** What happens in a pass, in a sentence or two. */
 export function explain({guesses, accepted, next}) {
   const n = guesses.length, wrong = n - accepted;
-  if (!n) return `There is no guess to check. The target says ${quoted([next])}.`;
-  const begin = `The draft guesses ${quoted(guesses)}. The target looks at ${n === 1 ? "it" : `all ${n}`} in one pass`;
+  if (!n) return `Nothing is found, so there is no guess to check. The model says ${quoted([next])}.`;
+  const begin = `Found further up: ${quoted(guesses)}. The model looks at ${n === 1 ? "it" : `all ${n}`} in one pass`;
   if (!wrong) return `${begin} and agrees${n === 1 ? "" : " with every one"}. Its last logits give one token more, ${quoted([next])}, for nothing.`;
   const agreed = accepted ? `agrees with ${quoted(guesses.slice(0, accepted))}` : n === 1 ? "does not agree" : "agrees with none";
-  const forgets = `The target's cache forgets ${positions(wrong)}${wrong > 1 ? `, the draft's ${wrong - 1}` : ""}.`;
-  return `${begin}, ${agreed}, and says ${quoted([next])} where the draft said ${quoted([guesses[accepted]])}. ${forgets}`;
+  const forgets = `Its cache forgets ${positions(wrong)}.`;
+  return `${begin}, ${agreed}, and says ${quoted([next])} where the guess was ${quoted([guesses[accepted]])}. ${forgets}`;
 }
 
 // ------------------------------------------------------------ the widget
@@ -54,7 +54,7 @@ const PACE = 900; // milliseconds between two steps
 
 /** Put the figure into `element`. `data` is as in decoding.json. */
 export function mount(element, data) {
-  const {prompt, answer, passes} = data, P = prompt.length, G = answer.length, text = [...prompt, ...answer];
+  const {prompt, answer, request, passes} = data, P = prompt.length, G = answer.length, text = [...prompt, ...answer];
   const sums = computed(P, G), states = written(passes);
   let view = "cache", at = 0;
 
@@ -82,12 +82,12 @@ export function mount(element, data) {
     const cells = guesses.map((guess, i) => h("span", {class: `zhw-de-${kind(i)}`}, spelled(guess)));
     return h("li", {}, h("small", {}, `pass ${n + 1}`), h("span", {class: "zhw-de-cells"}, ...cells, h("span", {class: "zhw-de-target"}, spelled(said))));
   });
-  const passList = h("ol", {class: "zhw-de-passes", "aria-label": "Passes of the target"}, ...lines);
+  const passList = h("ol", {class: "zhw-de-passes", "aria-label": "Passes of the model"}, ...lines);
   const output = h("p", {class: "zhw-de-text"});
   const guessView = h("div", {class: "zhw-de-two"}, passList, h("div", {}, h("p", {class: "zhw-de-head"}, "The text"), output));
   const notes = {
     cache: h("p", {class: "zhw-note"}, `A row is a step, a column a position; · is a space, ⏎ a new line. `, h("i", {class: "zhw-de-key zhw-de-work"}), " computed in this step; ", h("i", {class: "zhw-de-key zhw-de-kept"}), " keys and values found in the cache. A real text: the small model of the plays."),
-    guesses: h("p", {class: "zhw-note"}, h("span", {class: "zhw-de-guess"}, "guess"), " accepted, ", h("span", {class: "zhw-de-wrong"}, "guess"), " refused, ", h("span", {class: "zhw-de-unread"}, "guess"), " after a refusal, thrown away; ", h("span", {class: "zhw-de-target"}, "token"), " of the target itself. A real text: the small model of the plays, greedy, with a table of pairs of characters as its draft."),
+    guesses: h("p", {class: "zhw-note"}, h("span", {class: "zhw-de-guess"}, "guess"), " accepted, ", h("span", {class: "zhw-de-wrong"}, "guess"), " refused, ", h("span", {class: "zhw-de-unread"}, "guess"), " after a refusal, thrown away; ", h("span", {class: "zhw-de-target"}, "token"), " of the model itself. A real text: SmolLM2 corrects a sentence, greedy; the guesses are what followed the last words where they stood before."),
   };
   const foot = h("div", {});
 
@@ -129,10 +129,10 @@ export function mount(element, data) {
       line.classList.toggle("zhw-de-now", n === at - 1);
     });
     const pieces = at ? states[at - 1] : [], {tokens, guessed, accepted} = totals(passes.slice(0, at));
-    output.replaceChildren(h("span", {class: "zhw-de-given"}, prompt.join("")), ...pieces.map(({text: piece, kind}) => h("span", {class: `zhw-de-${kind}`}, piece)));
+    output.replaceChildren(h("span", {class: "zhw-de-given"}, `${request}\n\n`), ...pieces.map(({text: piece, kind}) => h("span", {class: `zhw-de-${kind}`}, piece)));
     title.textContent = at ? `Pass ${at}: ${passes[at - 1].accepted} of ${passes[at - 1].guesses.length} guesses right, ${passes[at - 1].accepted + 1} token${passes[at - 1].accepted ? "s" : ""} written` : "Nothing is written yet. Press Next";
-    why.textContent = at ? explain(passes[at - 1]) : `The draft may guess up to ${data.gamma} tokens ahead; the target looks at all of them at once.`;
-    say([String(at), "passes of the target"], [at ? (tokens / at).toFixed(2) : "–", "tokens a pass"], [guessed ? `${Math.round(100 * accepted / guessed)} %` : "–", "of the guesses accepted"]);
+    why.textContent = at ? explain(passes[at - 1]) : `Up to ${data.gamma} tokens are guessed, from the text so far; the model looks at all of them at once.`;
+    say([String(at), "passes of the model"], [at ? (tokens / at).toFixed(2) : "–", "tokens a pass"], [guessed ? `${Math.round(100 * accepted / guessed)} %` : "–", "of the guesses accepted"]);
   }
 
   function update() {

@@ -3,19 +3,11 @@
 __all__ = ['DECODER_PRECISIONS', 'Decoder', 'for_decoding']
 
 # %% ../nbs/10-inference.ipynb #ee1a6a47
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import nn
 
-from .kv_cache import KVCache, cached_logits
-from zerohero.quantization import (
-    IntLinear,
-    as_arrays,
-    for_inference,
-    machine_code,
-)
+from .kv_cache import KVCache, cached_logits, machine_code
+from .quantization import IntLinear, for_inference
 from .transformer import CharGPT
 
 # %% ../nbs/10-inference.ipynb #171353c8
@@ -28,6 +20,7 @@ class Decoder:
 
     def __init__(self, model: CharGPT):
         self.code, parts = machine_code(), model.transformer
+        self.arrays = self.code.as_arrays
         self.kind = self.code.ACTIVATIONS.index(model.config.activation)
         self.rms = isinstance(parts.ln_f, nn.RMSNorm)
         self.blocks = [self._weights(block) for block in parts.h]
@@ -40,35 +33,34 @@ class Decoder:
         return self.code.BlockWeights(
             self._norm(block.ln_1),
             self._norm(block.ln_2),
-            *as_arrays(*(z.float() for z in angles)),
+            *self.arrays(*(z.float() for z in angles)),
             *map(self._matrix, linears),
         )
 
     def _norm(self, norm):
         shift = getattr(norm, "bias", None)
         shift = torch.zeros_like(norm.weight) if shift is None else shift
-        return self.code.Norm(*as_arrays(norm.weight.float(), shift.float()))
+        return self.code.Norm(*self.arrays(norm.weight.float(), shift.float()))
 
     def _matrix(self, linear):
         if isinstance(linear, IntLinear):
-            return self.code.Matrix(*as_arrays(linear.q, linear.scale, linear.bias))
+            return self.code.Matrix(*self.arrays(linear.q, linear.scale, linear.bias))
         O, bias = len(linear.weight), linear.bias
         bias = torch.zeros(O) if bias is None else bias.float()
-        return self.code.Matrix(*as_arrays(linear.weight, torch.ones(O), bias))
+        return self.code.Matrix(*self.arrays(linear.weight, torch.ones(O), bias))
 
     def through_blocks(
-        self, x: torch.Tensor, cache: KVCache, rows: Sequence[int],
-        positions: Sequence[int],
+        self, x: torch.Tensor, cache: KVCache, rows: torch.Tensor,
+        positions: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
         """The stream (N, C) behind the last block, for `x` (N, C) before the first.
         Token n is written into row `rows[n]` of the cache at `positions[n]`."""
         self.code.use_threads(torch.get_num_threads())
         stream = x.to(torch.float32, copy=True)
-        where = np.array(rows), np.array(positions)
-        layers = zip(*as_arrays(cache.keys, cache.values))
-        for weights, layer in zip(self.blocks, layers):
-            options = weights, self.rms, self.kind, *layer, *where
-            self.code.run_block(stream.numpy(), *options)
+        arrays = self.arrays(stream, cache.keys, cache.values, rows, positions)
+        array, keys, values, *where = arrays
+        for weights, *layer in zip(self.blocks, keys, values):
+            self.code.run_block(array, weights, self.rms, self.kind, *layer, *where)
         return stream
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
