@@ -3,9 +3,9 @@
 __all__ = ['KVCache', 'machine_code', 'cached_logits', 'window_start']
 
 # %% ../nbs/10-inference.ipynb #97f04c11
+import functools
 import importlib
 from collections.abc import Sequence
-from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -94,14 +94,14 @@ class _NewTokens:
             self.positions = torch.tensor([i for s in spans for i in s], device=device)
             self.last = torch.tensor(counts, device=device).cumsum(0) - 1
 
-    @cached_property
+    @functools.cached_property
     def row_of(self):
         """The row of each new token."""
         first = self.rows.start
         rows = [first + b for b, n in enumerate(self.counts) for _ in range(n)]
         return torch.tensor(rows, device=self.device)
 
-    @cached_property
+    @functools.cached_property
     def masks(self):
         """What each new token may see. None: all, or, in an empty row, a triangle."""
         seen = torch.arange(self.end, device=self.device)
@@ -153,7 +153,7 @@ def _look(q, k, v, mask):
     return y.transpose(1, 2)
 
 
-@cache
+@functools.cache
 def machine_code():
     """The module of loops in machine code, or None where numba is not installed."""
     try:
