@@ -14,7 +14,7 @@ from test_kv_cache import MODELS, N, V, lively, seeded
 from zerohero.batching import Engine, Request, generate_batch
 from zerohero.beam import beam_search
 from zerohero.kv_cache import KVCache, cached_logits
-from zerohero.quantization import for_inference
+from zerohero.quantization import IntLinear, for_inference
 from zerohero.sampling import Sampler
 from zerohero.speculative import generate_speculative
 from zerohero.transformer import CharGPT, CharGPTConfig
@@ -84,7 +84,7 @@ def test_logits_and_cache_are_those_of_torch(ready, name, precision):
 
 
 @pytest.mark.parametrize("precision", NEAR)
-def test_the_machine_code_is_what_runs(ready, precision, monkeypatch):
+def test_the_inference_code_is_what_runs(ready, precision, monkeypatch):
     _, fast = ready["rope", precision]
     seen = []
     whole = Decoder.through_blocks
@@ -169,7 +169,7 @@ def test_what_it_cannot_do_is_left_to_torch(precision):
 
 
 def test_without_numba(monkeypatch):
-    monkeypatch.setattr(decoder, "machine_code", lambda: None)
+    monkeypatch.setattr(decoder, "inference_code", lambda: None)
     for precision in NEAR:
         ready = for_decoding(MODELS["learned"], precision)
         assert getattr(ready, "few", None) is None
@@ -252,3 +252,43 @@ def test_activations_are_those_of_torch(kind):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
     nan = np.full((1, 2), np.nan, np.float32)
     assert np.isnan(code.activate(nan, code.ACTIVATIONS.index(kind))).all()
+
+
+def test_input_that_does_not_lie_in_one_piece(ready):
+    plain, fast = ready["rope", "float32"]
+    idx, caches = torch.randint(V, (2, 2), generator=seeded()), [KVCache(m, 2) for m in (plain, fast)]
+    a, b = (cached_logits(model, idx, cache) for model, cache in zip((plain, fast), caches))
+    torch.testing.assert_close(b, a, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", NEAR)
+def test_tokens_that_are_none_are_refused_and_the_cache_stays(ready, precision):
+    _, fast = ready["learned", precision]
+    cache = KVCache(fast)
+    for wrong in (-1, V):
+        with pytest.raises(IndexError, match=f"numbered from 0 to {V - 1}; these go from {wrong} to {wrong}"):
+            cached_logits(fast, [[wrong]], cache)
+        assert cache.lengths == [0]
+
+
+def test_a_copy_works_and_a_second_preparation_is_refused(ready):
+    for precision in NEAR:
+        _, fast = ready["rope", precision]
+        twin = copy.deepcopy(fast)
+        a, b = (cached_logits(model, [[1, 2]], KVCache(model)) for model in (fast, twin))
+        assert torch.equal(a, b)
+        for again in (for_decoding, for_inference):
+            with pytest.raises(ValueError, match="made ready for inference before"):
+                again(fast, precision)
+    with pytest.raises(ValueError, match="made ready for inference before"):
+        for_decoding(for_inference(MODELS["rope"]))
+
+
+def test_a_layer_of_8_bits_keeps_its_scales_exact_whatever_its_type():
+    linear = torch.nn.Linear(8, 5).requires_grad_(False)
+    whole = IntLinear(linear.bfloat16())
+    x = torch.randn(2, 8, generator=seeded())
+    expected = F.linear(x, whole.rows(), whole.bias.float())
+    torch.testing.assert_close(whole(x), expected, rtol=1e-5, atol=1e-5)
+    halved = copy.deepcopy(whole).bfloat16()
+    torch.testing.assert_close(halved(x), expected, rtol=0.02, atol=0.02)

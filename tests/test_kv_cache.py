@@ -86,8 +86,8 @@ def test_rows_of_different_lengths_are_each_as_alone(data):
     pieces = [[data.draw(st.lists(st.integers(0, V - 1), min_size=n, max_size=n)) for n in
                data.draw(st.lists(size, min_size=B, max_size=B))] for _ in range(3)]  # fmt: skip
     cache = KVCache(model, B)
-    code = None if data.draw(st.booleans(), "without machine code") else kv_cache.machine_code()
-    with mock.patch.object(kv_cache, "machine_code", lambda: code):
+    code = None if data.draw(st.booleans(), "without machine code") else kv_cache.inference_code()
+    with mock.patch.object(kv_cache, "inference_code", lambda: code):
         together = [cached_logits(model, rows, cache, every=True).split([len(row) for row in rows]) for rows in pieces]
         last = cached_logits(model, [[b] for b in range(B)], cache)
     for b in range(B):

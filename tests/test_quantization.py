@@ -81,7 +81,7 @@ def test_by_hand():
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 64), (3, 64), (16, 128), (17, 64), (2, 7, 192), (1, 1, 65)])
-def test_machine_code_and_torch_multiply_alike(threads, bias, shape, monkeypatch):
+def test_inference_code_and_torch_multiply_alike(threads, bias, shape, monkeypatch):
     pytest.importorskip("numba", reason="numba is not installed")
     linear = random_linear(shape[-1], 37, bias)
     whole = IntLinear(linear)
@@ -94,7 +94,7 @@ def test_machine_code_and_torch_multiply_alike(threads, bias, shape, monkeypatch
     torch.testing.assert_close(
         whole(other), nn.functional.linear(other, whole.rows(), linear.bias), rtol=1e-4, atol=1e-4
     )
-    monkeypatch.setattr(quantization, "machine_code", lambda: None)
+    monkeypatch.setattr(quantization, "inference_code", lambda: None)
     torch.testing.assert_close(whole(x), y, rtol=1e-4, atol=1e-4)
 
 
@@ -180,7 +180,7 @@ def test_a_better_grid_has_less_to_lose():
 def test_without_packing_and_numba_everything_still_works(monkeypatch):
     monkeypatch.setattr(quantization, "can_pack", lambda dtype: False)
     monkeypatch.setattr(quantization, "can_pack_int4", lambda: False)
-    monkeypatch.setattr(quantization, "machine_code", lambda: None)
+    monkeypatch.setattr(quantization, "inference_code", lambda: None)
     for precision in ("float32", "bfloat16", "int8", "int4"):
         ready = for_inference(MODELS["gpt"], precision)
         assert not any(isinstance(m, PackedLinear) for m in ready.modules())

@@ -34,7 +34,7 @@ export function totals(passes) {
 // ------------------------------------------------------------ saying it
 
 export const spelled = text => text === "\n" ? "⏎" : text === " " ? "·" : text;
-const quoted = texts => `“${texts.map(spelled).join("")}”`;
+const quoted = texts => `“${texts.map(spelled).join("").trimStart()}”`;
 const positions = n => `${n} position${n === 1 ? "" : "s"}`;
 
 /** What happens in a pass, in a sentence or two. */

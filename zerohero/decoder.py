@@ -6,48 +6,40 @@ __all__ = ['DECODER_PRECISIONS', 'Decoder', 'for_decoding']
 import torch
 from torch import nn
 
-from .kv_cache import KVCache, cached_logits, machine_code
-from .quantization import IntLinear, for_inference
+from .kv_cache import KVCache, cached_logits, inference_code
+from .quantization import for_inference
 from .transformer import CharGPT
 
 # %% ../nbs/10-inference.ipynb #171353c8
 class Decoder:
     """The blocks and the output of `model`, on a CPU, for one to `most` new tokens, in
-    machine code: one call for each block. The stream is in float32. The weights are the
-    model's own, not copies, and lie row by row: float32, bfloat16 or `IntLinear`."""
+    machine code: one call for each block. The stream is in float32. The matrices are
+    the model's own, not copies, and lie in rows: float32, bfloat16 or `IntLinear`."""
 
     most = 4  # from about five tokens on, a good library's products are faster
+    code = property(lambda self: inference_code())
 
     def __init__(self, model: CharGPT):
-        self.code, parts = machine_code(), model.transformer
-        self.arrays = self.code.as_arrays
+        parts, attn = model.transformer, model.transformer.h[0].attn
+        tables = (attn.cos, attn.sin) if attn.rotary else 2 * (torch.empty(0, 0),)
+        self.angles = self.code.as_arrays(*(table.float() for table in tables))
         self.kind = self.code.ACTIVATIONS.index(model.config.activation)
         self.rms = isinstance(parts.ln_f, nn.RMSNorm)
         self.blocks = [self._weights(block) for block in parts.h]
-        self.ln_f, self.lm_head = self._norm(parts.ln_f), self._matrix(model.lm_head)
+        self.ln_f = self._norm(parts.ln_f)
+        self.lm_head = self.code.matrix_of(model.lm_head)
 
     def _weights(self, block):
-        attn, mlp, none = block.attn, block.mlp, torch.empty(0, 0)
-        angles = (attn.cos, attn.sin) if attn.rotary else (none, none)
+        attn, mlp = block.attn, block.mlp
         linears = attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj
-        return self.code.BlockWeights(
-            self._norm(block.ln_1),
-            self._norm(block.ln_2),
-            *self.arrays(*(z.float() for z in angles)),
-            *map(self._matrix, linears),
-        )
+        norms = self._norm(block.ln_1), self._norm(block.ln_2)
+        matrices = map(self.code.matrix_of, linears)
+        return self.code.BlockWeights(*norms, *self.angles, *matrices)
 
     def _norm(self, norm):
         shift = getattr(norm, "bias", None)
         shift = torch.zeros_like(norm.weight) if shift is None else shift
-        return self.code.Norm(*self.arrays(norm.weight.float(), shift.float()))
-
-    def _matrix(self, linear):
-        if isinstance(linear, IntLinear):
-            return self.code.Matrix(*self.arrays(linear.q, linear.scale, linear.bias))
-        O, bias = len(linear.weight), linear.bias
-        bias = torch.zeros(O) if bias is None else bias.float()
-        return self.code.Matrix(*self.arrays(linear.weight, torch.ones(O), bias))
+        return self.code.Norm(*self.code.as_arrays(norm.weight.float(), shift.float()))
 
     def through_blocks(
         self, x: torch.Tensor, cache: KVCache, rows: torch.Tensor,
@@ -55,29 +47,29 @@ class Decoder:
     ) -> torch.Tensor:  # fmt: skip
         """The stream (N, C) behind the last block, for `x` (N, C) before the first.
         Token n is written into row `rows[n]` of the cache at `positions[n]`."""
-        self.code.use_threads(torch.get_num_threads())
-        stream = x.to(torch.float32, copy=True)
-        arrays = self.arrays(stream, cache.keys, cache.values, rows, positions)
+        code, stream = self.code, x.to(torch.float32, copy=True)
+        code.use_threads(torch.get_num_threads())
+        arrays = code.as_arrays(stream, cache.keys, cache.values, rows, positions)
         array, keys, values, *where = arrays
         for weights, *layer in zip(self.blocks, keys, values):
-            self.code.run_block(array, weights, self.rms, self.kind, *layer, *where)
+            code.run_block(array, weights, self.rms, self.kind, *layer, *where)
         return stream
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """The logits (N, V) of a stream (N, C) in float32."""
         out = x.new_empty(len(x), len(self.lm_head.numbers))
-        h = self.code.normalise(x.numpy(), self.ln_f, self.rms)
+        h = self.code.normalise(x.contiguous().numpy(), self.ln_f, self.rms)
         self.code.multiply(h, self.lm_head, out.numpy(), False)
         return out
 
 # %% ../nbs/10-inference.ipynb #083a925a
 def for_decoding(model: CharGPT, precision: str = "float32") -> CharGPT:
     """`for_inference` for one text at a time: with a `Decoder` for passes over a few
-    tokens, on a CPU where numba is installed, and for float32, bfloat16 or int8. Where
-    there is none, the model is what `for_inference` makes. The first call on a machine
-    compiles, which takes some seconds."""
+    tokens, on a CPU where numba is installed, and for float32, bfloat16 or int8.
+    Otherwise it is what `for_inference` makes. The first call on a machine compiles,
+    which takes some seconds."""
     here = model.transformer.ln_f.weight.device.type == "cpu"
-    if machine_code() is None or not here or precision not in DECODER_PRECISIONS:
+    if inference_code() is None or not here or precision not in DECODER_PRECISIONS:
         return for_inference(model, precision)
     model = for_inference(model, precision, pack=False)
     model.few, cache = Decoder(model), KVCache(model)

@@ -29,7 +29,7 @@ from .kv_cache import window_start
 from .mlp import evaluating
 from .prepare_shards import load_tokenizer, shard_tokenizer
 from .processes import TrainError, best_device, choose_precision
-from .quantization import PRECISIONS, for_inference
+from .quantization import PRECISIONS
 from .records import checkpoints, read_checkpoint
 from .sampling import PLAIN, Sampler
 from .speculative import PromptLookup, speculate
@@ -124,15 +124,16 @@ def stream(
     model: CharGPT, tokenizer, prompt: str | Sequence[int] | Request,
     max_new_tokens: int = 256, *, sampler: Sampler = PLAIN,
     stop: Sequence[str | int] = (), generator: torch.Generator | None = None,
-    draft: CharGPT | PromptLookup | None = None, engine: Engine | None = None,
+    draft: CharGPT | PromptLookup | None = None, gamma: int = 4,
+    engine: Engine | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """The text that follows `prompt`, piece by piece, as soon as each is certain. The
     prompt is a text, or tokens, or a request, which brings its own settings but for the
     texts in `stop`.
 
     It ends before the first of `stop`, texts or single tokens. With a `draft` it is
-    found by `speculate`. An `engine` that is handed in again for the next turn of
-    a conversation computes only what is new in it."""
+    found by `speculate`, with up to `gamma` guesses a pass. An `engine` that is handed
+    in again for the next turn of a conversation computes only what is new in it."""
     out = TextStream(tokenizer, [s for s in stop if isinstance(s, str)])
     request = prompt
     if not isinstance(prompt, Request):
@@ -143,7 +144,7 @@ def stream(
         engine = Engine(model, 1, shared=1) if engine is None else engine
         tokens = _one_by_one(engine, request)
     else:
-        tokens = speculate(model, draft, request)
+        tokens = speculate(model, draft, request, gamma=gamma)
     with closing(tokens):  # also when nobody wants the rest
         for token in tokens:
             if request.finished == "stop":
@@ -333,9 +334,9 @@ class _Session:
 
         model, self.tokenizer = load_model(options.model, options.tokenizer)
         count, self.draft = sum(p.numel() for p in model.parameters()), None
-        # guesses are looked at together, and are too many for a Decoder
-        ready = for_inference if options.draft else for_decoding
-        self.model = ready(model.to(device), precision)
+        self.model = for_decoding(model.to(device), precision)
+        few = getattr(self.model, "few", None)  # a pass has one token more than guesses
+        self.guesses = 4 if few is None else few.most - 1
         if options.draft == "lookup":
             self.draft = PromptLookup()
         elif options.draft:
@@ -371,7 +372,7 @@ class _Session:
         try:
             for piece in stream(
                 self.model, self.tokenizer, request, stop=self.stop, draft=self.draft,
-                engine=self.engine,
+                gamma=self.guesses, engine=self.engine,
             ):  # fmt: skip
                 if first is None:
                     first, early = time.perf_counter(), len(request.tokens)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .kv_cache import machine_code
+from .kv_cache import inference_code
 from .transformer import CharGPT
 
 # %% ../nbs/10-inference.ipynb #ea3b8654
@@ -102,20 +102,24 @@ class IntLinear(nn.Module):
     def weight_bytes(self) -> int:
         return sum(z.nbytes for z in self.buffers())
 
-    def rows(self, index: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """The rows `index` of the matrix, in float32."""
-        return self.q[index].float() * self.scale[index][..., None]
+    def rows(self, index: torch.Tensor | None = None) -> torch.Tensor:
+        """The rows `index` (N,) of the matrix, or all, in float32."""
+        parts = self.q, self.scale[:, None]
+        if index is not None:
+            parts = (z.index_select(0, index) for z in parts)
+        q, scale = parts
+        return q.float() * scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1]).float()
         few = len(flat) <= FEW and self.q.device.type == "cpu"
-        kernels = machine_code() if few else None
+        kernels = inference_code() if few else None
         if kernels is None:
             y = F.linear(flat, self.rows(), self.bias)
         else:
             y = flat.new_empty(len(flat), len(self.q))
             kernels.use_threads(torch.get_num_threads())
-            matrix = kernels.Matrix(*kernels.as_arrays(self.q, self.scale, self.bias))
+            matrix = kernels.matrix_of(self)
             kernels.multiply(flat.contiguous().numpy(), matrix, y.numpy(), False)
         return y.view(*x.shape[:-1], len(self.q)).to(x.dtype)
 
@@ -208,10 +212,16 @@ def for_inference(
     float32 for whole numbers, and in the same for floats. The embedding and the output
     matrix, of which errors show most, have 8 bits at least. On a CPU, matrices are
     packed where they can be, unless `pack` is False. The copy can neither be trained
-    nor saved."""
+    nor saved, nor made ready again."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}."
+        )
+    own = PackedLinear, IntLinear, Int4Linear
+    if any(isinstance(module, own) for module in model.modules()):
+        raise ValueError(
+            "This model was made ready for inference before; begin with the one that "
+            "was trained."
         )
     bits = int(precision[3:]) if precision.startswith("int") else None
     dtype = torch.float32 if bits else getattr(torch, precision)
@@ -238,7 +248,9 @@ def for_inference(
 def weight_bytes(model: nn.Module) -> int:
     """The bytes of all weights that `model` reads for a token: all but the table in
     which tokens are looked up, unless that is the output matrix as well."""
-    once = {p.data_ptr(): p.nbytes for p in [*model.parameters(), *model.buffers()]}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    tables = ".cos", ".sin"  # of angles, of which one row is read
+    once = {p.data_ptr(): p.nbytes for n, p in named if not n.endswith(tables)}
     packed = sum(m.weight_bytes for m in model.modules() if isinstance(m, PackedLinear))
     table = getattr(model.transformer.wte, "weight", None)
     lookup = packed and table is not None  # the output matrix is packed, this is extra
