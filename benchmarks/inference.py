@@ -371,7 +371,7 @@ def part_speculative(options):
     guesses = {"cached decode": 0, **{f"{g} guesses": g for g in (2, 3, 4, 6)}}
     for what, sampler in (("temperature 1", Sampler()), ("greedy", GREEDY)):
         calls = {name: functools.partial(write, sampler, gamma) for name, gamma in guesses.items()}
-        times, told = times_in_turns(calls, options.rounds)
+        times, told = times_in_turns(calls, 5 * options.rounds)  # each takes a second or two only
         first, _ = times_in_turns({k: functools.partial(f, new=1) for k, f in calls.items()}, options.rounds)
         for name, t in times.items():
             model = targets(guesses[name] + 1)
