@@ -482,7 +482,10 @@ def test_stopped_under_way_the_result_is_the_same(tmp_path, how):
     run(*arguments, tmp_path / "whole")
     command = [sys.executable, "-c", SLOWLY, "slow", *arguments, str(tmp_path / "out")]
     journal = tmp_path / "out" / "unfinished.json"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as child:
+    # some shells start what runs in the background with SIGINT ignored
+    hear = None if sys.platform == "win32" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, preexec_fn=hear, **pipes) as child:
         deadline = time.monotonic() + 120
         while not journal.exists() or not json.loads(journal.read_text())["documents"]:
             assert child.poll() is None and time.monotonic() < deadline
