@@ -14,10 +14,14 @@ export ZEROHERO_DATA := $(abspath $(ZEROHERO_DATA)) # chapters run in nbs/, wher
 endif
 endif
 READY := .venv/installed
+KINDS ?= portable
 
 define HELP
 make book          set up, fetch the data, run stale chapters, render the pages into _site
-make test          run every test: the chapters' own, then the project's
+make test          run every test, the chapters' own and the project's, and list all that fail
+make test-portable run the chapters and the tests of numbers as on older processors, with one thread and two,
+                   with numba and without; make test-portable KINDS="lowest avx2" picks some
+make test-deep     run every test, with those that take minutes
 make execute       run the chapters whose saved outputs are out of date
 make execute-slow  the same, with the cells that take minutes
 make render        render the pages into _site, without running anything
@@ -31,7 +35,7 @@ endef
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: book test execute execute-slow render serve bench lint clean help data export
+.PHONY: book test test-portable test-deep execute execute-slow render serve bench lint clean help data verified export
 
 help:
 	$(info $(HELP))
@@ -40,11 +44,14 @@ help:
 book: execute render
 	@echo The book is in _site. To read it: make serve
 
-test: export OMP_NUM_THREADS := 1
-test: data
-	$(RUN) -m pytest tests/test_book.py -k in_sync
-	"$(VENV)/nbdev_test" --n_workers 2
-	$(RUN) -m pytest
+test: verified
+	$(RUN) tools/test.py native
+
+test-portable: verified
+	$(RUN) tools/test.py $(KINDS)
+
+test-deep: verified
+	$(RUN) tools/test.py native --pytest=--deep
 
 execute: data export
 	$(RUN) tools/execute.py
@@ -70,8 +77,10 @@ clean:
 	$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(path, ignore_errors=True) for name in '_site _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis [!.]*/__pycache__ nbs/.ipynb_checkpoints'.split() for path in pathlib.Path('.').glob(name)]"
 
 data: $(READY)
-	$(RUN) -m zerohero.data
-	$(RUN) -m zerohero.gguf
+	$(RUN) tools/data.py
+
+verified: $(READY)
+	$(RUN) tools/data.py --verify
 
 export: $(READY)
 	$(RUN) tools/export.py

@@ -1,5 +1,5 @@
 """What every test file relies on: the tools importable by name, figures without a screen, no time limit on slow machines,
-and one browser for all pages."""
+a browser, and what is made once for all processes that run tests."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,39 @@ settings.load_profile("book")
 spec = importlib.util.spec_from_file_location("site_tool", ROOT / "tools/site.py")
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--deep", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What takes long begins first, so that no process is left alone with it at the end."""
+    for item in items:
+        if item.get_closest_marker("deep") and not config.getoption("--deep"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make test-deep"))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory, worker_id):
+    """`made_once(name, make)`: a folder that `make(folder)` filled, once, whichever process came first."""
+
+    def folder(name, make):
+        if worker_id == "master":  # the only process
+            path = tmp_path_factory.mktemp(name)
+            make(path)
+            return path
+        shared = tmp_path_factory.getbasetemp().parent / name
+        with FileLock(f"{shared}.lock"):
+            if not (ready := shared / ".ready").exists():
+                shutil.rmtree(shared, ignore_errors=True)
+                shared.mkdir()
+                make(shared)
+                ready.touch()
+        return shared
+
+    return folder
 
 
 def find_browser():
@@ -35,8 +69,8 @@ def find_browser():
     return browser, driver
 
 
-@pytest.fixture(scope="session")
-def chrome(tmp_path_factory):
+def start_chrome(profile, **environment):
+    """A browser session, with `environment` beside what is set already."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     browser, driver = find_browser()
     if not (browser and driver):
@@ -52,12 +86,19 @@ def chrome(tmp_path_factory):
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    service = webdriver.ChromeService(driver, env={**os.environ, **environment})
+    session = webdriver.Chrome(options=options, service=service)
     session.set_script_timeout(60)
+    return session
+
+
+@pytest.fixture(scope="session")
+def chrome(tmp_path_factory):
+    session = start_chrome(tmp_path_factory.mktemp("profile"))
     yield session
     session.quit()
 
@@ -73,7 +114,7 @@ def one_thread():
     torch.set_num_threads(usual)
 
 
-def eventually(condition, what, seconds=5):
+def eventually(condition, what, seconds=60):
     """Wait until `condition()` is true."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -278,8 +278,9 @@ def test_a_copy_works_and_a_second_preparation_is_refused(ready):
         a, b = (cached_logits(model, [[1, 2]], KVCache(model)) for model in (fast, twin))
         assert torch.equal(a, b)
         for again in (for_decoding, for_inference):
-            with pytest.raises(ValueError, match="made ready for inference before"):
-                again(fast, precision)
+            for prepared in (fast, twin):
+                with pytest.raises(ValueError, match="made ready for inference before"):
+                    again(prepared, precision)
     with pytest.raises(ValueError, match="made ready for inference before"):
         for_decoding(for_inference(MODELS["rope"]))
 

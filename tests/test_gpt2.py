@@ -305,6 +305,7 @@ def test_logits_are_transformers_for_the_four_shapes(transformers, tmp_path, nam
         assert key == other and torch.equal(p, q)
 
 
+@pytest.mark.long
 def test_logits_are_transformers_for_gpt2_itself(transformers, tmp_path):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()

@@ -243,8 +243,9 @@ def whole(x, weight, targets, ignore_index=-1):
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 22, 23, 24, 1000])
 @pytest.mark.parametrize("ignored", [0, 1, 12, 22])
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 2e-6)])
-def test_the_loss_and_its_gradients_are_those_of_torch(chunk, ignored, dtype, near):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_loss_and_its_gradients_are_those_of_torch(chunk, ignored, dtype):
+    near = 64 * torch.finfo(dtype).eps  # logits up to 8, each a sum of six products
     x, weight, targets = problem(dtype, ignored)
     ours, theirs = linear_cross_entropy(x, weight, targets, chunk=chunk), whole(x, weight, targets)
     assert ours.dtype == dtype and ours.shape == () and apart([ours], [theirs]) < near

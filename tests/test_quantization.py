@@ -156,8 +156,7 @@ def test_fewer_bits_fewer_bytes():
     matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     rest = sum(p.numel() for p in model.parameters()) - matrices
     assert sizes["float32"] == 4 * (matrices + rest)
-    if can_pack(torch.bfloat16):
-        assert sizes["bfloat16"] == 2 * (matrices + rest)
+    assert sizes["bfloat16"] == 2 * (matrices + rest)
     rows = sum(m.weight.shape[0] for m in model.modules() if isinstance(m, nn.Linear))
     assert sizes["int8"] == matrices + 4 * rows + 4 * rest
     head = model.lm_head.weight
@@ -169,17 +168,46 @@ def test_a_better_grid_has_less_to_lose():
     """The loss of a model of counted words rises the more, the fewer the bits."""
     model, idx = MODELS["llama"], torch.randint(211, (4, 32), generator=seeded(3))
     with torch.no_grad():
-        target = model(idx)[0].softmax(-1)
+        target = model(idx)[0].double().softmax(-1)  # what is lost is less than a float32 can tell
         losses = [
-            -(target * for_inference(model, p)(idx)[0].log_softmax(-1)).sum(-1).mean().item()
+            -(target * for_inference(model, p)(idx)[0].double().log_softmax(-1)).sum(-1).mean().item()
             for p in ("float32", "int8", "int4")
         ]
     assert losses[0] < losses[1] < losses[2] < losses[0] + 0.05
 
 
-def test_without_packing_and_numba_everything_still_works(monkeypatch):
+def pack_nothing(monkeypatch):
+    """Makes this processor one for which torch's libraries pack nothing."""
     monkeypatch.setattr(quantization, "can_pack", lambda dtype: False)
     monkeypatch.setattr(quantization, "can_pack_int4", lambda: False)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("precision", quantization.PRECISIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_refused_and_counted_is_the_same_on_every_processor(name, precision, packs, monkeypatch, tmp_path):
+    model = MODELS[name]
+    if not packs:
+        pack_nothing(monkeypatch)
+    ready = for_inference(model, precision)
+    assert not any(p.requires_grad for p in ready.parameters())
+    with pytest.raises(ValueError, match="made ready for inference before"):
+        for_inference(ready, precision)
+    saves = [ready.state_dict]
+    if isinstance(ready, GPT):
+        saves.append(lambda: ready.save_pretrained(tmp_path))
+    for save in saves:
+        with pytest.raises(ValueError, match=f"made ready for inference, in {precision}, and cannot be saved"):
+            save()
+    assert not list(tmp_path.iterdir())
+    model.state_dict()  # the model that it was made of can be saved as before
+    here = weight_bytes(ready)
+    pack_nothing(monkeypatch)
+    assert here == weight_bytes(for_inference(model, precision))
+
+
+def test_without_packing_and_numba_everything_still_works(monkeypatch):
+    pack_nothing(monkeypatch)
     monkeypatch.setattr(quantization, "inference_code", lambda: None)
     for precision in ("float32", "bfloat16", "int8", "int4"):
         ready = for_inference(MODELS["gpt"], precision)

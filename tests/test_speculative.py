@@ -129,21 +129,23 @@ def test_a_refused_token_is_not_drawn_again():
 # whole texts, drawn
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", [Sampler(), Sampler(temperature=0.8, top_k=3)], ids=["plain", "filtered"])
 def test_texts_follow_the_targets_distribution(sampler):
     (model, p), (draft, q) = markov(1), markov(2)
     V, g, pairs, drafted, accepted = len(p), seeded(), Counter(), 0, 0
     p, q = (torch.stack([sampler.log_probabilities(row).exp() for row in z.log()]) for z in (p, q))
-    for _ in range(12):
+    for _ in range(6):
         told = generate_speculative(model, draft, [0], 400, sampler=sampler, generator=g)
         pairs.update(itertools.pairwise([0, *told.tokens]))
         drafted, accepted = drafted + told.drafted, accepted + told.accepted
     assert 0 < accepted < drafted
-    for a in range(V):
-        counts = Counter({b: pairs[a, b] for b in range(V) if pairs[a, b]})
-        if sum(counts.values()) >= 200:
-            total, bound = chi_squared(counts, p[a].tolist())
-            assert total < bound
+    followers = [Counter({b: pairs[a, b] for b in range(V) if pairs[a, b]}) for a in range(V)]
+    judged = [a for a in range(V) if sum(followers[a].values()) >= 100]
+    assert len(judged) >= 2
+    for a in judged:
+        total, bound = chi_squared(followers[a], p[a].tolist())
+        assert total < bound
 
 
 def test_a_model_that_drafts_for_itself_is_never_refused_and_tokens_are_as_many_as_expected():

@@ -583,6 +583,7 @@ def test_a_checkpoint_is_a_model(tmp_path):
     assert torch.equal(loaded(idx)[0], model.eval()(idx)[0])
 
 
+@pytest.mark.long
 def test_compiled_training_is_the_same_training(tmp_path):
     try:
         with torch.no_grad():

@@ -713,8 +713,9 @@ def test_mlp_plays_the_training_to_its_end(visit, calm):
     paused = text(chrome, ".zhw-step"), spots(chrome)
     chrome.execute_async_script("setTimeout(arguments[0], 1000)")
     assert (text(chrome, ".zhw-step"), spots(chrome)) == paused
+    slide(chrome, len(frames()) - 4)
     button(chrome, "Play").click()
-    eventually(lambda: text(chrome, ".zhw-step").startswith(step_line(frames()[-1])), "it comes to the end", 30)
+    eventually(lambda: text(chrome, ".zhw-step").startswith(step_line(frames()[-1])), "it comes to the end")
     eventually(lambda: find(chrome, ".zhw-training button").text == "Play", "and stops there")
     assert spots(chrome) == last
 

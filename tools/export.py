@@ -9,11 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from nbdev.config import get_config
-from nbdev.doclinks import nbdev_export
-
 sys.path.insert(0, str(Path(__file__).parent))
 import execute
+import fresh
 
 
 def extra_modules(notebook):
@@ -24,6 +22,22 @@ def extra_modules(notebook):
 
 
 def main():
+    root, stamp = Path.cwd(), Path(".venv/export.json")
+    if not fresh.unchanged(stamp, root, involved(root)):
+        export()
+        fresh.note(stamp, involved(root), root)
+
+
+def involved(root):
+    """The files that an export reads or writes."""
+    named = (".venv/installed", "settings.ini", "tools/export.py", "nbs/*.ipynb", "zerohero/*.py")
+    return [path for pattern in named for path in sorted(root.glob(pattern))]
+
+
+def export():
+    from nbdev.config import get_config
+    from nbdev.doclinks import nbdev_export
+
     config = get_config()
     for path in sorted(config.nbs_path.glob("*.ipynb")):
         for name in extra_modules(execute.load(path)):

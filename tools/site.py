@@ -21,16 +21,13 @@ import tempfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 SOURCES = "_quarto.yml", "index.qmd", "settings.ini", "nbs", "site", "widgets"
 # a page that links to a file in one of these gets a copy of it
 LINKED = "benchmarks", "results", "runs", "tests", "tools", "zerohero"
 STAMP = ".zerohero-site"  # marks a folder as ours to replace, and holds the hash of what it was rendered from
-KATEX = "0.16.47"
-KATEX_SHA256 = "ad2d1ab2f7fcc227019784320e8a2c5218ff6bb333b36df4136d10365ae29375"
 KATEX_CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[^/\"']+/dist/")
-KATEX_WANTED = re.compile(r"package/dist/((?:katex\.min\.(?:css|js)|contrib/auto-render\.min\.js|fonts/[\w-]+\.woff2))")
 GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe, as in zerohero.data
 # smalldocs says of these keys, which only Quarto reads, that it leaves them out.
 QUARTO_ONLY = re.compile(r"theme site/theme(-dark)?\.scss|.*\b(html-math-method|ipynb-filters|execute\.enabled)\b")
@@ -38,6 +35,53 @@ QUARTO_ONLY = re.compile(r"theme site/theme(-dark)?\.scss|.*\b(html-math-method|
 
 class SiteError(Exception):
     """The site cannot be built; the message says why and what to do."""
+
+
+class Package(NamedTuple):
+    """What the site takes from the npm registry: a pinned package, and of its files those that `wanted` matches,
+    under the name of its first group."""
+
+    name: str
+    version: str
+    sha256: str  # of the archive that the registry delivers
+    wanted: re.Pattern
+    without: str  # what becomes of the pages if it is not to be had
+
+    @property
+    def folder(self):
+        """Its name in the cache, and that of its archive."""
+        return f"{self.name.replace('@', '').replace('/', '-')}-{self.version}"
+
+
+class Face(NamedTuple):
+    """A font of the book: how styles.css calls it, and the package that carries it. Each file holds all weights of
+    the upright or of the italic letters of some scripts; browsers fetch those that a page needs."""
+
+    family: str
+    package: Package
+
+
+# Beyond these scripts, as in the chapter on tokenizers, letters are the reader's own system's.
+FONT_FILES = re.compile(
+    r"package/((?:files/)?(?:[\w-]+-(?:latin|latin-ext|greek|cyrillic)-wght-(?:normal|italic)\.woff2|LICENSE|wght(?:-italic)?\.css))"
+)
+FONT_RULE = re.compile(r"@font-face \{.*?\n\}", re.S)
+KATEX = Package(
+    "katex",
+    "0.16.47",
+    "ad2d1ab2f7fcc227019784320e8a2c5218ff6bb333b36df4136d10365ae29375",
+    re.compile(r"package/dist/((?:katex\.min\.(?:css|js)|contrib/auto-render\.min\.js|fonts/[\w-]+\.woff2))"),
+    "pages will load their mathematics from a CDN",
+)
+SYSTEM_FONT = "pages will use a font of the reader's system"
+FACES = [
+    Face(family, Package(f"@fontsource-variable/{name}", "5.3.1", sha256, FONT_FILES, SYSTEM_FONT))
+    for family, name, sha256 in (
+        ("Source Serif 4", "source-serif-4", "8c452853c74be1e43e9fbfe76321c26f4678a2d431e93209ff1d9faec03fd96f"),
+        ("Source Sans 3", "source-sans-3", "dfa23bee63f9cc5c2871149a453215093bd8f1b694a5c1d999ecdc7560435fcf"),
+        ("Source Code Pro", "source-code-pro", "1dcc7f2c5f4cae190ed582852a0180eebe87084cac9d06de7429e44c31a39a38"),
+    )
+]
 
 
 def source_files(root):
@@ -59,9 +103,10 @@ def source_files(root):
     ]
 
 
-def fingerprint(root, files, renderer, katex, gpt2):
+def fingerprint(root, files, renderer, packages, gpt2):
     """A hash of everything that decides what the site looks like."""
-    digest = hashlib.sha256(f"{renderer} katex={KATEX if katex else 'cdn'} gpt2={bool(gpt2)}".encode())
+    carried = [package.folder for package, folder in packages.items() if folder]
+    digest = hashlib.sha256(f"{renderer} {carried} gpt2={bool(gpt2)}".encode())
     digest.update(Path(__file__).read_bytes())
     for file in files:
         digest.update(f"\0{file.as_posix()}\0".encode() + (root / file).read_bytes())
@@ -85,36 +130,36 @@ def find_renderer():
     )
 
 
-def fetch_katex(say):
-    """The folder with KaTeX's files, from the cache or through npm; None where npm cannot deliver them."""
+def fetch(package, say):
+    """The folder with the package's files, from the cache or through npm; None where npm cannot deliver them."""
     import platformdirs
 
-    cached = platformdirs.user_cache_path("zerohero") / f"katex-{KATEX}"
+    cached = platformdirs.user_cache_path("zerohero") / package.folder
     if cached.is_dir():
         return cached
     npm = shutil.which("npm")
     if not npm:
-        say("mathematics: npm is not installed, so pages will load KaTeX from its CDN")
+        say(f"{package.name}: npm is not installed, so {package.without}")
         return None
-    say(f"mathematics: fetching KaTeX {KATEX} through npm")
+    say(f"{package.name}: fetching version {package.version} through npm")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as temp:
-        command = [npm, "pack", f"katex@{KATEX}", "--fetch-retries=1", "--fetch-timeout=60000"]
+        command = [npm, "pack", f"{package.name}@{package.version}", "--fetch-retries=1", "--fetch-timeout=60000"]
         done = subprocess.run(command, check=False, cwd=temp, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            say(f"mathematics: npm could not fetch KaTeX, so pages will load it from its CDN ({reason})")
+            say(f"{package.name}: npm could not fetch it, so {package.without} ({reason})")
             return None
-        archive = next(Path(temp).glob("katex-*.tgz"))
+        archive = Path(temp, f"{package.folder}.tgz")
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != KATEX_SHA256:
+        if found != package.sha256:
             raise SiteError(
-                f"npm delivered a katex-{KATEX}.tgz with sha256 {found}, expected {KATEX_SHA256}; check the registry npm is configured to use"
+                f"npm delivered a {archive.name} with sha256 {found}, expected {package.sha256}; check the registry npm is configured to use"
             )
-        unpacked = Path(temp, "katex")
+        unpacked = Path(temp, "unpacked")
         with tarfile.open(archive) as tar:
             for member in tar:
-                if wanted := KATEX_WANTED.fullmatch(member.name):
+                if wanted := package.wanted.fullmatch(member.name):
                     target = unpacked / wanted[1]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(tar.extractfile(member).read())
@@ -179,6 +224,25 @@ def use_local_katex(site, katex):
             page.write_text(changed, encoding="utf-8", newline="\n")
 
 
+def use_own_fonts(site, fonts):
+    """Copy the book's fonts into the site and name them in its style sheet. `fonts` has the folder of each face."""
+    rules = []
+    for face, folder in fonts.items():
+        own = site / "site_libs/fonts" / folder.name
+        own.mkdir(parents=True)
+        shutil.copyfile(folder / "LICENSE", own / "LICENSE")
+        for rule in FONT_RULE.findall(
+            "".join(sheet.read_text(encoding="utf-8") for sheet in sorted(folder.glob("*.css")))
+        ):
+            file = re.search(r"url\(\./(files/[\w-]+\.woff2)\)", rule)[1]
+            if (folder / file).is_file():
+                shutil.copyfile(folder / file, own / Path(file).name)
+                rule = rule.replace(f"./{file}", f"../site_libs/fonts/{folder.name}/{Path(file).name}")
+                rules.append(re.sub(r"(?<=font-family: )[^;]+", f'"{face.family}"', rule))
+    sheet = site / "site/styles.css"
+    sheet.write_text("\n".join([*rules, sheet.read_text(encoding="utf-8")]), encoding="utf-8", newline="\n")
+
+
 def offer_gpt2(site, merges):
     """Put GPT-2's merges beside the tokenizer's figure, and tell the figure. They are OpenAI's, so the book has no copy."""
     data = site / "widgets/tokenizer.json"
@@ -205,9 +269,10 @@ def render(root, output, say=print):
     if output.exists() and not (output.is_dir() and ((output / STAMP).exists() or not any(output.iterdir()))):
         raise SiteError(f"{output} exists and is not a rendered site; move it away or give another --output")
     renderer, quarto = find_renderer()
-    katex, gpt2 = fetch_katex(say), find_gpt2(say)
+    packages = {package: fetch(package, say) for package in (KATEX, *(face.package for face in FACES))}
+    gpt2 = find_gpt2(say)
     files = source_files(root)
-    stamp = fingerprint(root, files, renderer, katex, gpt2)
+    stamp = fingerprint(root, files, renderer, packages, gpt2)
     if (output / STAMP).is_file() and (output / STAMP).read_text() == stamp:
         say(f"{output.name} is up to date")
         return False
@@ -222,8 +287,9 @@ def render(root, output, say=print):
         else:
             render_with_smalldocs(stage, say)
         site = stage / "_site"
-        if katex:
+        if katex := packages[KATEX]:
             use_local_katex(site, katex)
+        use_own_fonts(site, {face: folder for face in FACES if (folder := packages[face.package])})
         if gpt2:
             offer_gpt2(site, gpt2)
         (site / STAMP).write_text(stamp)

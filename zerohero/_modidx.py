@@ -362,6 +362,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nbs', 'doc_host': '', 'git
                                        'zerohero.quantization._int4_product': ( '10-inference.html#_int4_product',
                                                                                 'zerohero/quantization.py'),
                                        'zerohero.quantization._pack_int4': ('10-inference.html#_pack_int4', 'zerohero/quantization.py'),
+                                       'zerohero.quantization._refuse_to_save': ( '10-inference.html#_refuse_to_save',
+                                                                                  'zerohero/quantization.py'),
                                        'zerohero.quantization.can_pack': ('10-inference.html#can_pack', 'zerohero/quantization.py'),
                                        'zerohero.quantization.can_pack_int4': ( '10-inference.html#can_pack_int4',
                                                                                 'zerohero/quantization.py'),

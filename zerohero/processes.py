@@ -68,6 +68,8 @@ def joined_world(kind: str = "", deterministic: bool = False) -> Iterator[World]
             torch.use_deterministic_algorithms(True)
         torch.set_float32_matmul_precision("high")  # TensorFloat-32, where there is
         yield World(device, rank, size)
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # nobody hangs up while another one still speaks
     finally:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()

@@ -211,14 +211,13 @@ def for_inference(
     """A copy of `model` for inference with weights of that precision, all else being in
     float32 for whole numbers, and in the same for floats. The embedding and the output
     matrix, of which errors show most, have 8 bits at least. On a CPU, matrices are
-    packed where they can be, unless `pack` is False. The copy can neither be trained
-    nor saved, nor made ready again."""
+    packed where they can be, unless `pack` is False. The copy cannot be trained; saving
+    it or making it ready again raises `ValueError`, whatever the processor packs."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}."
         )
-    own = PackedLinear, IntLinear, Int4Linear
-    if any(isinstance(module, own) for module in model.modules()):
+    if hasattr(model, "made_ready"):
         raise ValueError(
             "This model was made ready for inference before; begin with the one that "
             "was trained."
@@ -233,7 +232,7 @@ def for_inference(
     elif device.type == "cpu" and can_pack(dtype):
         convert = partial(PackedLinear, pack=pack)
     else:
-        return model
+        convert = lambda linear: linear  # noqa: E731
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
@@ -242,7 +241,16 @@ def for_inference(
     if bits:
         parts = model.transformer
         parts.wte = IntEmbedding(model.lm_head if tied else IntLinear(parts.wte))
+    model.made_ready = precision
+    model.register_state_dict_pre_hook(_refuse_to_save)
     return model
+
+
+def _refuse_to_save(model, prefix, keep_vars):
+    raise ValueError(
+        f"This model was made ready for inference, in {model.made_ready}, and cannot be "
+        "saved; save the one that it was made of."
+    )
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -252,6 +260,8 @@ def weight_bytes(model: nn.Module) -> int:
     tables = ".cos", ".sin"  # of angles, of which one row is read
     once = {p.data_ptr(): p.nbytes for n, p in named if not n.endswith(tables)}
     packed = sum(m.weight_bytes for m in model.modules() if isinstance(m, PackedLinear))
-    table = getattr(model.transformer.wte, "weight", None)
-    lookup = packed and table is not None  # the output matrix is packed, this is extra
-    return sum(once.values()) + packed - (table.nbytes if lookup else 0)
+    wte, head = model.transformer.wte, model.lm_head
+    table = getattr(wte, "table", wte)
+    tied = table is head or getattr(table, "weight", None) is getattr(head, "weight", 0)
+    looked_up = 0 if tied else getattr(table, "weight_bytes", None) or table.weight.nbytes
+    return sum(once.values()) + packed - looked_up
