@@ -188,6 +188,11 @@ SIDEBAR = """const r = document.querySelector("#quarto-sidebar").getBoundingClie
 return r.left >= 0 && r.width > 0 && r.right <= innerWidth;"""
 
 
+# Lines of code that a reader has to scroll to.
+WIDE_CODE = """return [...document.querySelectorAll("main div.sourceCode pre")].filter(e => e.scrollWidth > e.clientWidth)
+.map(e => e.textContent.slice(0, 80));"""
+
+
 def fits(chrome, size):
     resize(chrome, size)
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= size[0], "the page scrolls sideways"
@@ -204,6 +209,8 @@ def test_page_fits_and_loads(visit, rendered, address, page):
         chrome.find_element("css selector", ".quarto-btn-toggle").click()
         eventually(lambda: chrome.execute_script(SIDEBAR), "the sidebar opens on a phone")
     fits(chrome, DESK)
+    if (rendered / "site_libs/fonts").is_dir():
+        assert chrome.execute_script(WIDE_CODE) == [], "code of 88 columns fits the page of a desk"
     images = chrome.execute_script("return [...document.images].map(i => [i.src.slice(0, 80), i.naturalWidth, i.alt])")
     assert [src for src, width, alt in images if not width or not alt.strip()] == [], (
         "images that are broken or have no alt text"

@@ -248,8 +248,8 @@ def for_inference(
 
 def _refuse_to_save(model, prefix, keep_vars):
     raise ValueError(
-        f"This model was made ready for inference, in {model.made_ready}, and cannot be "
-        "saved; save the one that it was made of."
+        f"This model was made ready for inference, in {model.made_ready}, and cannot "
+        "be saved; save the one that it was made of."
     )
 
 
@@ -263,5 +263,5 @@ def weight_bytes(model: nn.Module) -> int:
     wte, head = model.transformer.wte, model.lm_head
     table = getattr(wte, "table", wte)
     tied = table is head or getattr(table, "weight", None) is getattr(head, "weight", 0)
-    looked_up = 0 if tied else getattr(table, "weight_bytes", None) or table.weight.nbytes
-    return sum(once.values()) + packed - looked_up
+    rows = getattr(table, "weight_bytes", None) or table.weight.nbytes
+    return sum(once.values()) + packed - (0 if tied else rows)
