@@ -28,8 +28,11 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """What takes long begins first, so that no process is left alone with it at the end."""
+    """What takes long begins first, so that no process is left alone with it at the end. The other tests of a file stay
+    together, since what they share is made once for each process."""
     for item in items:
+        if not (item.get_closest_marker("long") or item.path.stem in ("test_site", "test_widgets")):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("deep") and not config.getoption("--deep"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-deep"))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

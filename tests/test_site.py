@@ -14,7 +14,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
+import nbformat
 import pytest
+import yaml
 from conftest import eventually, start_chrome, tool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ def rendered(made_once):
 def address(rendered):
     """Where the site is served, on the loopback interface."""
     with tool.server(rendered, 0) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}/"
         httpd.shutdown()
 
@@ -263,7 +265,7 @@ def fonts_of(chrome, selector):
     return {(font["familyName"], font["isCustomFont"]) for font in used}
 
 
-@pytest.fixture(scope="session", params=FEW_FONTS)
+@pytest.fixture(scope="session")
 def few_fonts(request, tmp_path_factory):
     """A browser on a machine with few fonts, and the name of the one that text is shown in."""
     if sys.platform != "linux":
@@ -283,7 +285,18 @@ def few_fonts(request, tmp_path_factory):
     session.quit()
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONGEST = sorted(NOTEBOOKS, key=lambda path: path.stat().st_size)[-3:]
+FEW_FONTS_ON = [
+    *(("DejaVu", page) for page in PAGES),
+    *(
+        (fonts, page)
+        for fonts in [*FEW_FONTS][1:]
+        for page in PAGES[:1] + [f"nbs/{path.stem}.html" for path in LONGEST]
+    ),
+]
+
+
+@pytest.mark.parametrize(("few_fonts", "page"), FEW_FONTS_ON, indirect=["few_fonts"])
 def test_page_fits_without_its_own_fonts(few_fonts, address, page):
     chrome, family = few_fonts
     resize(chrome, PHONE)
@@ -413,16 +426,19 @@ def test_home_lists_the_chapters_in_reading_order(visit, address):
     assert all(path.stem[3:] in table for path in CHAPTERS)
 
 
-@pytest.mark.long
-def test_next_leads_through_the_whole_book(visit, chrome):
-    visit("index.html")
-    for path in NOTEBOOKS:
-        chrome.execute_script("document.querySelector('.nav-page-next a').click()")
-        arrives(chrome, f"nbs/{path.stem}.html")
-        assert chrome.find_element("css selector", "#quarto-sidebar .active").is_displayed()
-    for path in [*reversed(NOTEBOOKS[:-1]), None]:
-        chrome.execute_script("document.querySelector('.nav-page-previous a').click()")
-        arrives(chrome, f"nbs/{path.stem}.html" if path else "index.html")
+def test_next_leads_through_the_whole_book(visit, rendered):
+    for before, page, after in zip([None, *PAGES], PAGES, [*PAGES[1:], None]):
+        text = (rendered / page).read_text(encoding="utf-8")
+        links = dict(re.findall(r'nav-page-(previous|next)">\s*<a href="([^"]+)"', text))
+        links = {kind: urljoin(f"/{page}", link) for kind, link in links.items()}
+        assert links == {kind: f"/{name}" for kind, name in (("previous", before), ("next", after)) if name}
+        marked = re.findall(r'<a href="([^"]+)" class="sidebar-[^"]*\bactive"', text)
+        assert page == "index.html" or [urljoin(f"/{page}", link) for link in marked] == [f"/{page}"]
+    chrome = visit("index.html")
+    for kind, page in (("next", PAGES[1]), ("next", PAGES[2]), ("previous", PAGES[1]), ("previous", PAGES[0])):
+        chrome.execute_script(f"document.querySelector('.nav-page-{kind} a').click()")
+        arrives(chrome, page)
+        assert page == PAGES[0] or chrome.find_element("css selector", "#quarto-sidebar .active").is_displayed()
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESK, "dark"), (PHONE, "light")], ids=["desk", "phone"])
@@ -489,11 +505,23 @@ def answers(chrome, name):
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what the site is made of, free to break."""
-    for file in tool.source_files(ROOT):
-        (tmp_path / "book" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / file, tmp_path / "book" / file)
-    return tmp_path / "book"
+    """A book of one short chapter, with this book's settings and looks, free to break."""
+    root = tmp_path / "book"
+    for name in ("site", "widgets"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy2(ROOT / "settings.ini", root)
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    config["website"]["sidebar"]["contents"] = ["index.qmd", "nbs/00-one.ipynb"]
+    (root / "_quarto.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (root / "index.qmd").write_text("---\ntitle: A book\n---\n\n[One](nbs/00-one.ipynb)\n", encoding="utf-8")
+    cells = [
+        nbformat.v4.new_raw_cell("---\ntitle: One\n---"),
+        nbformat.v4.new_markdown_cell("The sum of $a$ and $b$."),
+        nbformat.v4.new_code_cell("#| export\ntotal = 1 + 1"),
+    ]
+    (root / "nbs").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "nbs/00-one.ipynb")
+    return root
 
 
 def snapshot(folder):

@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 def visit(chrome, folder):
     """Open a widget's page; `calm` is a reader who asks for reduced motion."""
     with tool.server(folder, 0) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
 
         def open_page(name, width=1280, calm=True, mounted=True):
             features = [{"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}]
