@@ -611,6 +611,9 @@ def test_wrong_options(arguments, capsys):
 
 
 def test_importing_it_loads_no_large_library():
-    script = "import sys, zerohero.prepare_shards; print({'datasets', 'tiktoken', 'numba', 'transformers'} & {name for name in sys.modules if sys.modules[name]})"
+    script = (
+        "import sys, zerohero.prepare_shards; "
+        "print({'datasets', 'tiktoken', 'numba', 'transformers'} & {name for name in sys.modules if sys.modules[name]})"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
