@@ -265,7 +265,7 @@ def test_smollm2_answers():
 
 
 def perplexity_in_steps(model, ids):
-    """As a user has it: what is read comes at once, what is written token by token, up to four where guesses are checked."""
+    """In pieces of four tokens, as many as the decoder takes in one pass: the way of what is written, not of what is read."""
     cache, losses, targets = inference.KVCache(model), [], torch.tensor(ids[1:])
     pieces = [ids[n : n + 4] for n in range(0, len(ids) - 1, 4)]
     for n, piece in enumerate(pieces):
